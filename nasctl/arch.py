@@ -1,0 +1,334 @@
+"""Layer 0: what a network *is*. Blocks, architectures, identity; plain arithmetic, no torch.
+
+An `Architecture` is a chain of blocks with shapes threaded through. It is canonical by
+construction: whatever builds the same network has the same `id`, however it was asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
+
+from nasctl.errors import SpecError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shape = tuple[int, ...]
+"""Without the batch: (channels, height, width) of a feature map, (features,) of a vector."""
+
+Scalar = str | int | float | bool
+
+
+def normal_number(value: object) -> object:
+    """6.0 and 6 are one number: integral floats become int, tuples are normalised inside."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return tuple(normal_number(v) for v in value)
+    return value
+
+
+def canonical_json(value: object) -> str:
+    """The one written form of a value: sorted keys, no spaces, no NaN.
+
+    Raises:
+        ValueError: for NaN or infinities, which JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@functools.cache
+def _field_types(cls: Any) -> dict[str, tuple[type, ...]]:
+    hints = get_type_hints(cls)
+    return {f.name: get_args(hints[f.name]) or (hints[f.name],) for f in dataclasses.fields(cls)}
+
+
+def _type_problem(name: str, value: object, types: tuple[type, ...]) -> str | None:
+    if isinstance(value, tuple):
+        return None
+    if isinstance(value, bool):
+        return None if bool in types else f"{name}: expected a number or text, got {value}"
+    if isinstance(value, int):
+        ok = int in types or float in types
+    elif isinstance(value, float):
+        ok = float in types and math.isfinite(value)
+    else:
+        ok = isinstance(value, tuple(t for t in types if isinstance(t, type)))
+    if ok:
+        return None
+    wanted = " or ".join(getattr(t, "__name__", str(t)) for t in types)
+    return f"{name}: expected {wanted}, got {value!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One link of the chain: a light, hashable description that can build its module.
+
+    Subclasses are `@dataclass(frozen=True, kw_only=True)` with scalar (or tuple-of-scalar) fields
+    and a unique class variable `op`. Fields equal to their default are left out of the JSON form,
+    so that a field added later does not change the identity of the networks of today.
+
+    Raises:
+        SpecError: a field has the wrong type; subclasses raise it for values that cannot be built.
+    """
+
+    op: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, types in _field_types(type(self)).items():
+            value = normal_number(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if problem := _type_problem(name, value, types):
+                problems.append(f"{self.op}.{problem}")
+        if problems:
+            raise SpecError(problems)
+        key = tuple(getattr(self, name) for name in _field_types(type(self)))
+        object.__setattr__(self, "_hash", hash((self.op, key)))
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Dataclasses would generate a field-by-field hash; pricing hashes blocks by the million.
+        setattr(cls, "__hash__", Block.__hash__)  # noqa: B010 - mypy refuses the plain assignment
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Text hashes differ between processes, so a pickled block is rebuilt, not restored.
+        return _rebuild_block, (type(self), self.fields())
+
+    def fields(self) -> dict[str, Any]:
+        """Every field with its value, in declaration order."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        """The shape after this block, without the batch.
+
+        Raises:
+            SpecError: the block cannot be applied to `in_shape`.
+        """
+        raise NotImplementedError
+
+    def build(self, in_shape: Shape) -> nn.Module:
+        """The module for inputs of shape (N, *in_shape); the only place that imports torch."""
+        raise NotImplementedError
+
+    def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
+        """The blocks that build the same network: `()` for an identity, by default itself."""
+        del in_shape
+        return (self,)
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"op": ..., field: value, ...}` without the fields that have their default value."""
+        data: dict[str, Any] = {"op": self.op}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.default is dataclasses.MISSING or value != normal_number(field.default):
+                data[field.name] = list(value) if isinstance(value, tuple) else value
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json` for one block type.
+
+        Raises:
+            SpecError: unknown, missing or wrong fields.
+        """
+        given = {k: v for k, v in data.items() if k != "op"}
+        cls_any: Any = cls  # mypy takes the instance's __hash__ for the class's
+        known = {f.name: f for f in dataclasses.fields(cls_any)}
+        problems = [unknown(f"field of {cls.op}", k, known) for k in given if k not in known]
+        problems += [
+            f"{cls.op}.{name}: missing"
+            for name, f in known.items()
+            if f.default is dataclasses.MISSING and name not in given
+        ]
+        if problems:
+            raise SpecError(problems)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def _rebuild_block(cls: type[Block], fields: dict[str, Any]) -> Block:
+    if issubclass(cls, Opaque):
+        return cls(fields["op"], **dict(fields["values"]))
+    return cls(**fields)
+
+
+class Opaque(Block):
+    """A ready block for tables: a name and fields, priced by the family's `cost`, never built."""
+
+    op: str  # type: ignore[misc]
+    values: tuple[tuple[str, Scalar], ...]
+
+    def __init__(self, op: str, **fields: Scalar) -> None:
+        values = tuple(sorted((k, normal_number(v)) for k, v in fields.items()))
+        object.__setattr__(self, "op", op)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "_hash", hash((op, values)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Opaque) and (self.op, self.values) == (other.op, other.values)
+
+    __hash__ = Block.__hash__
+
+    def __repr__(self) -> str:
+        return f"Opaque({self.op!r}, {', '.join(f'{k}={v!r}' for k, v in self.values)})"
+
+    def fields(self) -> dict[str, Any]:
+        return {"op": self.op, "values": self.values}
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        return in_shape
+
+    def build(self, in_shape: Shape) -> nn.Module:
+        del in_shape
+        raise SpecError(f"{self.op}: an opaque block of a table has no module to build")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": self.op, **dict(self.values)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(str(data["op"]), **{k: v for k, v in data.items() if k != "op"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network as a value: equal, hashed and identified by its canonical form.
+
+    Args:
+        input_shape: (channels, height, width) that the network is fed; data is resized to it.
+        blocks: the chain; identities are dropped and equivalent spellings unified on construction.
+        num_classes: length of the output vector.
+
+    Raises:
+        SpecError: a block does not fit the shape it is given, or the output is not `num_classes`.
+    """
+
+    input_shape: Shape
+    blocks: tuple[Block, ...]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        shape: Shape = tuple(int(n) for n in self.input_shape)
+        object.__setattr__(self, "input_shape", shape)
+        chain: list[Block] = []
+        shapes = [shape]
+        opaque = False
+        for index, block in enumerate(self.blocks):
+            try:
+                for b in block.canonical(shape):
+                    shape = b.out_shape(shape)
+                    chain.append(b)
+                    shapes.append(shape)
+            except SpecError as error:
+                raise SpecError(
+                    [f"block {index} ({block.op}) on input {shape}: {p}" for p in error.problems]
+                ) from None
+            opaque = opaque or isinstance(block, Opaque)
+        if not opaque and shape != (self.num_classes,):
+            raise SpecError(
+                f"the last block gives shape {shape}, expected ({self.num_classes},) for "
+                f"{self.num_classes} classes"
+            )
+        object.__setattr__(self, "blocks", tuple(chain))
+        object.__setattr__(self, "_shapes", tuple(shapes))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_architecture, (self.input_shape, self.blocks, self.num_classes)
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The input shape of every block, then the output shape: `len(blocks) + 1` entries."""
+        return self._shapes  # type: ignore[attr-defined,no-any-return]
+
+    def placed(self) -> Iterator[tuple[Block, Shape]]:
+        """(block, input shape) in order: what costs are looked up by."""
+        return zip(self.blocks, self.shapes, strict=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict; `from_json` reads it back to an equal value."""
+        return {
+            "blocks": [block.to_json() for block in self.blocks],
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+        }
+
+    @functools.cached_property
+    def id(self) -> str:
+        """First 12 hex digits of the sha256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()[:12]
+
+    @classmethod
+    def from_json(
+        cls, data: Mapping[str, Any], block_types: Mapping[str, type[Block]], *, opaque: bool = True
+    ) -> Architecture:
+        """Reads `to_json` back.
+
+        Args:
+            data: the dict.
+            block_types: op name to class.
+            opaque: read unknown ops as `Opaque` (tables) instead of refusing them.
+
+        Raises:
+            SpecError: unknown ops or fields, wrong values.
+        """
+        blocks: list[Block] = []
+        for b in data["blocks"]:
+            kind = block_types.get(b["op"])
+            if kind is None and not opaque:
+                raise SpecError(unknown("block", b["op"], block_types))
+            blocks.append((kind or Opaque).from_json(b))
+        return cls(
+            input_shape=tuple(data["input_shape"]),
+            blocks=tuple(blocks),
+            num_classes=data["num_classes"],
+        )
+
+
+def _rebuild_architecture(input_shape: Shape, blocks: tuple[Block, ...], n: int) -> Architecture:
+    return Architecture(input_shape=input_shape, blocks=blocks, num_classes=n)
+
+
+class Cost(Mapping[str, float]):
+    """What a network costs: an open, immutable mapping from metric name to a finite number.
+
+    Built-in names: `params`, `macs`, `activations`, `model_bytes` (exact) and `latency_ms`.
+    Any other name may be an objective or a constraint.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, **metrics: float) -> None:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise SpecError(f"cost {name} is not finite: {value!r}")
+        self._values = MappingProxyType(dict(metrics))
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Cost({', '.join(f'{k}={v!r}' for k, v in self._values.items())})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_cost, (dict(self._values),)
+
+
+def _rebuild_cost(values: dict[str, float]) -> Cost:
+    return Cost(**values)

@@ -1,0 +1,138 @@
+"""Layer 1: the records of a search: what was tried, what it cost, what came out, how surely."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nasctl.arch import Architecture, Cost
+from nasctl.space import Choices
+
+EXACT_METRICS = ("params", "macs", "activations", "model_bytes")
+COST_METRICS = (*EXACT_METRICS, "latency_ms")
+BUILTIN_METRICS = ("accuracy", "latency_ms", *EXACT_METRICS)
+
+Direction = Literal["max", "min"]
+Objectives = Mapping[str, Direction]
+"""Metric name to direction, in the order in which they are shown."""
+
+
+class State(enum.StrEnum):
+    """Of a candidate; REJECTED ones were never started and have no trial number."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAILED = "FAILED"
+    REJECTED = "REJECTED"
+
+    @property
+    def is_final(self) -> bool:
+        return self is not State.RUNNING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one epoch of one training reported."""
+
+    epoch: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    """How sure a metric is.
+
+    Attributes:
+        interval: lower and upper end (95 %); equal for exact values.
+        n: independent measurements behind it: seeds for accuracy, runs for latency.
+        split: the data it was seen on, None for costs.
+        source: computed exactly, measured, or predicted from a calibrated table.
+    """
+
+    interval: tuple[float, float]
+    n: int
+    split: Literal["val", "test"] | None
+    source: Literal["exact", "measured", "predicted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One training to do: all that a worker needs besides the job that it was started with."""
+
+    number: int
+    attempt: int
+    architecture: Architecture
+    seed: int
+    epochs: int
+
+
+class OutcomeKind(enum.Enum):
+    """How a piece of work ended."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"  # the engine asked for it
+    FAILED = "failed"  # its own fault: NaN, out of memory, exception, timeout
+    LOST = "lost"  # the worker died; may be tried again
+    RELEASED = "released"  # handed back unfinished because the search is stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of a piece of work, as the executor saw it."""
+
+    kind: OutcomeKind
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row of the ledger: a started evaluation of one architecture.
+
+    Attributes:
+        number: 0, 1, 2, ... in the order of proposal, without gaps.
+        cost: everything known before training; `latency_ms` as predicted for the search.
+        cost_intervals: 95 % intervals of the predicted costs.
+        evaluations: one per finished epoch of the last attempt.
+        metrics: accuracy, cost and whatever the evaluator reported, once COMPLETE.
+        sampler_state: what the sampler cannot rebuild from the history.
+        seconds: wall time of the last attempt.
+    """
+
+    number: int
+    state: State
+    choices: Choices
+    architecture: Architecture
+    seed: int
+    epochs: int
+    attempts: int = 1
+    cost: Cost = field(default_factory=Cost)
+    cost_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    evaluations: tuple[Evaluation, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    sampler_state: Mapping[str, Any] = field(default_factory=dict)
+    started_at: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def arch_id(self) -> str:
+        return self.architecture.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """A candidate that was never trained: over a constraint, or impossible to build.
+
+    `before` is the number of the trial that was being proposed at the time.
+    """
+
+    before: int
+    choices: Choices
+    architecture: Architecture | None
+    cost: Cost
+    violations: Mapping[str, float]
+    reason: str
+    sampler_state: Mapping[str, Any] = field(default_factory=dict)

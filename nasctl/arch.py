@@ -45,10 +45,16 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-@functools.cache
+_FIELD_TYPES: dict[type, dict[str, tuple[type, ...]]] = {}
+
+
 def _field_types(cls: Any) -> dict[str, tuple[type, ...]]:
-    hints = get_type_hints(cls)
-    return {f.name: get_args(hints[f.name]) or (hints[f.name],) for f in dataclasses.fields(cls)}
+    if cls not in _FIELD_TYPES:
+        hints = get_type_hints(cls)
+        _FIELD_TYPES[cls] = {
+            f.name: get_args(hints[f.name]) or (hints[f.name],) for f in dataclasses.fields(cls)
+        }
+    return _FIELD_TYPES[cls]
 
 
 def _type_problem(name: str, value: object, types: tuple[type, ...]) -> str | None:

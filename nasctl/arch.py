@@ -13,8 +13,18 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
+from types import MappingProxyType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from nasctl.errors import SpecError, unknown
 
@@ -45,32 +55,42 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-_FIELD_TYPES: dict[type, dict[str, tuple[type, ...]]] = {}
+_FIELD_TYPES: dict[type, dict[str, tuple[Any, ...]]] = {}
 
 
-def _field_types(cls: Any) -> dict[str, tuple[type, ...]]:
+def _field_types(cls: Any) -> dict[str, tuple[Any, ...]]:
+    """For each field the alternatives of its type: `int | None` gives (int, NoneType)."""
     if cls not in _FIELD_TYPES:
         hints = get_type_hints(cls)
         _FIELD_TYPES[cls] = {
-            f.name: get_args(hints[f.name]) or (hints[f.name],) for f in dataclasses.fields(cls)
+            f.name: get_args(hints[f.name])
+            if get_origin(hints[f.name]) in (Union, UnionType)
+            else (hints[f.name],)
+            for f in dataclasses.fields(cls)
         }
     return _FIELD_TYPES[cls]
 
 
-def _type_problem(name: str, value: object, types: tuple[type, ...]) -> str | None:
-    if isinstance(value, tuple):
+def _fits(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return any(value == v and type(value) is type(v) for v in get_args(kind))
+    if get_origin(kind) is tuple:
+        items = get_args(kind)
+        if not isinstance(value, tuple) or (Ellipsis not in items and len(items) != len(value)):
+            return False
+        kinds = items[:1] * len(value) if Ellipsis in items else items
+        return all(_fits(v, k) for v, k in zip(value, kinds, strict=True))
+    if isinstance(value, bool):  # bool is an int to Python, not to people
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _type_problem(name: str, value: object, types: tuple[Any, ...]) -> str | None:
+    if any(_fits(value, kind) for kind in types):
         return None
-    if isinstance(value, bool):
-        return None if bool in types else f"{name}: expected a number or text, got {value}"
-    if isinstance(value, int):
-        ok = int in types or float in types
-    elif isinstance(value, float):
-        ok = float in types and math.isfinite(value)
-    else:
-        ok = isinstance(value, tuple(t for t in types if isinstance(t, type)))
-    if ok:
-        return None
-    wanted = " or ".join(getattr(t, "__name__", str(t)) for t in types)
+    wanted = " or ".join(t.__name__ if type(t) is type else str(t) for t in types)
     return f"{name}: expected {wanted}, got {value!r}"
 
 
@@ -142,6 +162,11 @@ class Block:
                 data[field.name] = list(value) if isinstance(value, tuple) else value
         return data
 
+    @functools.cached_property
+    def text(self) -> str:
+        """The canonical JSON, made once: ids and cache keys of many networks share their blocks."""
+        return canonical_json(self.to_json())
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_json` for one block type.
@@ -176,6 +201,13 @@ class Opaque(Block):
     values: tuple[tuple[str, Scalar], ...]
 
     def __init__(self, op: str, **fields: Scalar) -> None:
+        problems = [
+            f"{op}.{name}: expected a text, finite number or bool, got {value!r}"
+            for name, value in fields.items()
+            if not any(_fits(value, kind) for kind in (str, int, float, bool))
+        ]
+        if problems:
+            raise SpecError(problems)
         values = tuple(sorted((k, normal_number(v)) for k, v in fields.items()))
         object.__setattr__(self, "op", op)
         object.__setattr__(self, "values", values)
@@ -225,8 +257,14 @@ class Architecture:
     num_classes: int
 
     def __post_init__(self) -> None:
-        shape: Shape = tuple(int(n) for n in self.input_shape)
+        shape: Shape = normal_number(tuple(self.input_shape))  # type: ignore[assignment]
+        num_classes = normal_number(self.num_classes)
+        if not shape or not all(_fits(n, int) and n >= 1 for n in shape):
+            raise SpecError(f"input_shape: expected whole numbers of at least 1, got {shape}")
+        if not _fits(num_classes, int) or self.num_classes < 1:
+            raise SpecError(f"num_classes: expected a whole number, got {num_classes!r}")
         object.__setattr__(self, "input_shape", shape)
+        object.__setattr__(self, "num_classes", num_classes)
         chain: list[Block] = []
         shapes = [shape]
         opaque = False
@@ -248,6 +286,23 @@ class Architecture:
             )
         object.__setattr__(self, "blocks", tuple(chain))
         object.__setattr__(self, "_shapes", tuple(shapes))
+
+    @classmethod
+    def of_canonical(
+        cls, *, blocks: tuple[Block, ...], shapes: tuple[Shape, ...], num_classes: int
+    ) -> Architecture:
+        """For decoders that thread the shapes themselves; nothing is checked, so it is fast.
+
+        Args:
+            blocks: as their own `canonical` gives them.
+            shapes: the input shape of every block, then the output shape.
+            num_classes: length of the output vector.
+        """
+        architecture = object.__new__(cls)
+        architecture.__dict__.update(
+            input_shape=shapes[0], blocks=blocks, num_classes=num_classes, _shapes=shapes
+        )
+        return architecture
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_architecture, (self.input_shape, self.blocks, self.num_classes)
@@ -272,7 +327,16 @@ class Architecture:
     @functools.cached_property
     def id(self) -> str:
         """First 12 hex digits of the sha256 of the canonical JSON."""
-        return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()[:12]
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+
+    @property
+    def text(self) -> str:
+        """The canonical JSON, put together from that of the blocks."""
+        blocks = ",".join([block.text for block in self.blocks])
+        shape = ",".join(map(str, self.input_shape))
+        return (
+            f'{{"blocks":[{blocks}],"input_shape":[{shape}],"num_classes":{self.num_classes}}}'
+        )
 
     @classmethod
     def from_json(
@@ -283,17 +347,17 @@ class Architecture:
         Args:
             data: the dict.
             block_types: op name to class.
-            opaque: read unknown ops as `Opaque` (tables) instead of refusing them.
+            opaque: with unknown ops, read all blocks as `Opaque` instead of refusing; same id.
 
         Raises:
             SpecError: unknown ops or fields, wrong values.
         """
-        blocks: list[Block] = []
-        for b in data["blocks"]:
-            kind = block_types.get(b["op"])
-            if kind is None and not opaque:
-                raise SpecError(unknown("block", b["op"], block_types))
-            blocks.append((kind or Opaque).from_json(b))
+        strange = [b["op"] for b in data["blocks"] if b["op"] not in block_types]
+        if strange and not opaque:
+            raise SpecError([unknown("block", op, block_types) for op in strange])
+        # All or none: an opaque block among built ones could not pass its shape on.
+        kinds: Mapping[str, type[Block]] = {} if strange else block_types
+        blocks = [kinds.get(b["op"], Opaque).from_json(b) for b in data["blocks"]]
         return cls(
             input_shape=tuple(data["input_shape"]),
             blocks=tuple(blocks),

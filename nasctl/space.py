@@ -27,6 +27,8 @@ class Decision:
         name: `stage2.block1.kernel_size`, or `width_multiplier` for the whole network.
         choices: the alternatives, distinct scalars.
         when: earlier decision names mapped to the values under which this one is active.
+        any_of: alternatives to each other, written like `when`; at least one must hold as well
+            (a kernel size for a whole stage matters if any block of it has a kernel).
 
     Raises:
         SpecError: no choices, equal choices, or something that is not a finite scalar.
@@ -35,6 +37,7 @@ class Decision:
     name: str
     choices: tuple[Scalar, ...]
     when: Mapping[str, Sequence[Scalar]] | None = None
+    any_of: Sequence[Mapping[str, Sequence[Scalar]]] | None = None
 
     def __post_init__(self) -> None:
         values: list[Scalar] = []
@@ -50,12 +53,54 @@ class Decision:
         if not values:
             raise SpecError(f"{self.name}: no choices")
         object.__setattr__(self, "choices", tuple(values))
-        when = {k: tuple(normal_number(v) for v in vs) for k, vs in (self.when or {}).items()}
-        object.__setattr__(self, "when", when or None)
+        object.__setattr__(self, "when", _normal_condition(self.when or {}) or None)
+        any_of = tuple(_normal_condition(condition) for condition in self.any_of or ())
+        object.__setattr__(self, "any_of", any_of or None)
 
     def is_active(self, chosen: Mapping[str, Scalar]) -> bool:
         """Whether this decision exists, given the active decisions before it."""
-        return all(name in chosen and chosen[name] in vs for name, vs in (self.when or {}).items())
+        if self.when and not _holds(self.when, chosen):
+            return False
+        return not self.any_of or any(_holds(condition, chosen) for condition in self.any_of)
+
+    def conditions(self) -> tuple[Mapping[str, Sequence[Scalar]], ...]:
+        """`when` and `any_of` as one list of alternatives; a single empty one is always true."""
+        when = self.when or {}
+        return tuple(
+            {
+                **condition,
+                **{
+                    name: tuple(v for v in values if v in condition.get(name, values))
+                    for name, values in when.items()
+                },
+            }
+            for condition in self.any_of or ({},)
+        )
+
+
+def _normal_condition(
+    condition: Mapping[str, Sequence[Scalar]],
+) -> dict[str, tuple[Scalar, ...]]:
+    return {k: tuple(normal_number(v) for v in vs) for k, vs in condition.items()}  # type: ignore[misc]
+
+
+def _holds(condition: Mapping[str, Sequence[Scalar]], chosen: Mapping[str, Scalar]) -> bool:
+    for name, values in condition.items():
+        if name not in chosen or chosen[name] not in values:
+            return False
+    return True
+
+
+def _condition_problems(
+    where: str, condition: Mapping[str, Sequence[Scalar]], earlier: Mapping[str, Decision]
+) -> Iterator[str]:
+    for name, values in condition.items():
+        if name not in earlier:
+            yield f"{where}: {unknown('earlier decision', name, earlier)}"
+            continue
+        for v in values:
+            if v not in earlier[name].choices:
+                yield f"{where}.{name}: {unknown('choice', v, earlier[name].choices)}"
 
 
 @dataclass(frozen=True)
@@ -76,15 +121,9 @@ class SearchSpace:
         for d in self.decisions:
             if d.name in earlier:
                 problems.append(f"{d.name}: declared twice")
-            for name, values in (d.when or {}).items():
-                if name not in earlier:
-                    problems.append(f"{d.name}.when: {unknown('earlier decision', name, earlier)}")
-                    continue
-                problems += [
-                    f"{d.name}.when.{name}: {unknown('choice', v, earlier[name].choices)}"
-                    for v in values
-                    if v not in earlier[name].choices
-                ]
+            problems += _condition_problems(f"{d.name}.when", d.when or {}, earlier)
+            for i, condition in enumerate(d.any_of or ()):
+                problems += _condition_problems(f"{d.name}.any_of.{i}", condition, earlier)
             earlier[d.name] = d
         if problems:
             raise SpecError(problems)
@@ -131,34 +170,47 @@ class SearchSpace:
             raise SpecError(problems)
         return chosen
 
-    def _frontier(self) -> list[set[str]]:
-        """For each position, the earlier names that a later `when` still refers to."""
-        needed: set[str] = set()
-        frontier: list[set[str]] = [set()] * len(self.decisions)
-        for i in range(len(self.decisions) - 1, -1, -1):
-            needed = needed - {self.decisions[i].name}
-            needed |= set(self.decisions[i].when or {})
-            frontier[i] = set(needed)
-        return frontier
-
     def count(self) -> int:
         """The exact number of configurations (assignments of active decisions).
 
-        Dynamic programme over the decisions whose values later conditions still refer to; the
-        cost grows with the number of their combinations, not with the size of the space.
+        Dynamic programme in the order of declaration. All that later decisions need to know of
+        the earlier choices is which alternatives of their conditions are still possible, so that
+        is the state; the cost grows with the number of such states, not with the space.
         """
-        frontier = [*self._frontier(), set()][1:]
-        states: dict[tuple[tuple[str, Scalar], ...], int] = {(): 1}
-        for d, keep in zip(self.decisions, frontier, strict=True):
-            after: dict[tuple[tuple[str, Scalar], ...], int] = {}
-            for state, ways in states.items():
-                chosen = dict(state)
-                options: Iterable[Mapping[str, Scalar]] = (
-                    [{d.name: c} for c in d.choices] if d.is_active(chosen) else [{}]
+        conditions = [d.conditions() for d in self.decisions]
+        position = {d.name: i for i, d in enumerate(self.decisions)}
+        # For each decision, the (later decision, alternative, values) that ask about it, and for
+        # each alternative the position after which it is settled.
+        asked: list[list[tuple[int, int, Sequence[Scalar]]]] = [[] for _ in self.decisions]
+        settled: dict[tuple[int, int], int] = {}
+        for later, alternatives in enumerate(conditions):
+            for k, condition in enumerate(alternatives):
+                settled[later, k] = max((position[n] for n in condition), default=-1)
+                for name, values in condition.items():
+                    asked[position[name]].append((later, k, values))
+        # A state holds the alternatives that have failed, and the decisions sure to be active.
+        states: dict[tuple[frozenset[tuple[int, int]], frozenset[int]], int] = {
+            (frozenset(), frozenset()): 1
+        }
+        for i, d in enumerate(self.decisions):
+            after: dict[tuple[frozenset[tuple[int, int]], frozenset[int]], int] = {}
+            every = {(i, k) for k in range(len(conditions[i]))}
+            for (failed, sure), ways in states.items():
+                options: Iterable[Scalar | None] = (
+                    d.choices if i in sure or not every <= failed else (None,)
                 )
-                for option in options:
-                    merged = {**chosen, **option}
-                    key = tuple((k, merged[k]) for k in sorted(merged) if k in keep)
+                kept = {alternative for alternative in failed if alternative[0] != i}
+                for choice in options:
+                    now_failed, now_sure = set(kept), set(sure - {i})
+                    for later, k, values in asked[i]:
+                        if choice is None or choice not in values:
+                            now_failed.add((later, k))
+                        elif settled[later, k] == i and (later, k) not in now_failed:
+                            now_sure.add(later)
+                    key = (
+                        frozenset(a for a in now_failed if a[0] not in now_sure),
+                        frozenset(now_sure),
+                    )
                     after[key] = after.get(key, 0) + ways
             states = after
         return sum(states.values())
@@ -205,7 +257,7 @@ class Family:
         build: from an architecture to its module; by default blocks are chained.
         cost: prices an architecture without its module (tables); by default the block table does.
         blocks: every (block, input shape) that can be reached, for measuring tables ahead.
-        count_networks: the exact number of distinct networks, where the family can tell.
+        count_networks: the exact number of distinct networks; None where it would take too long.
     """
 
     space: SearchSpace
@@ -213,7 +265,7 @@ class Family:
     build: Callable[[Architecture], nn.Module] | None = None
     cost: Callable[[Architecture], Cost] | None = None
     blocks: Callable[[], Iterable[tuple[Block, Shape]]] | None = None
-    count_networks: Callable[[], int] | None = None
+    count_networks: Callable[[], int | None] | None = None
 
     def sample(self, rng: random.Random, *, attempts: int = 1000) -> tuple[Choices, Architecture]:
         """A random configuration that decodes.
@@ -250,10 +302,9 @@ def measure_space(family: Family, *, seed: int = 0, limit: int = 20_000) -> Spac
     which is at most the true number; its relative standard error is 1 / sqrt(collisions).
     """
     configurations = family.space.count()
-    if family.count_networks is not None:
-        return SpaceSize(
-            configurations=configurations, networks=family.count_networks(), networks_exact=True
-        )
+    exact = family.count_networks() if family.count_networks is not None else None
+    if exact is not None:
+        return SpaceSize(configurations=configurations, networks=exact, networks_exact=True)
     if configurations <= limit:
         ids = {a.id for a in _decoded(family, family.space.enumerate())}
         return SpaceSize(configurations=configurations, networks=len(ids), networks_exact=True)

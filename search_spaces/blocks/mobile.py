@@ -1,0 +1,187 @@
+"""The blocks of MobileNetV1 (arXiv 1704.04861) and MobileNetV2 (arXiv 1801.04381)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from nasctl.arch import Block, Shape, normal_number
+from nasctl.errors import SpecError
+from search_spaces.blocks.conv import (
+    feature_map,
+    normal_activation,
+    require_odd,
+    require_positive,
+    windowed_shape,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseSeparable(Block):
+    """Depthwise k x k and pointwise 1x1 convolution, each with batch norm and activation.
+
+    MobileNetV1, figure 3 (right). (channels, h, w) -> (out, ceil(h / stride), ceil(w / stride)).
+    The activation is ReLU6, as in the authors' code (the figure says ReLU).
+
+    Raises:
+        SpecError: values that cannot be built.
+    """
+
+    op: ClassVar[str] = "depthwise_separable"
+    out: int
+    kernel_size: int = 3
+    stride: int = 1
+    activation: str = "relu6"
+
+    def __post_init__(self) -> None:
+        name = normal_activation(self.op, "activation", self.activation)
+        object.__setattr__(self, "activation", name)
+        super().__post_init__()
+        require_positive(self, "out", "kernel_size", "stride")
+        require_odd(self, "kernel_size")
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        return windowed_shape(in_shape, self.out, self.kernel_size, self.stride)
+
+    def build(self, in_shape: Shape) -> nn.Module:
+        from torch import nn
+
+        return nn.Sequential(
+            _mobile_layers(
+                in_shape[0],
+                in_shape[0],
+                self.out,
+                kernel_size=self.kernel_size,
+                stride=self.stride,
+                activation=self.activation,
+                last_activation=self.activation,
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertedResidual(Block):
+    """1x1 expansion, depthwise k x k, 1x1 projection to a linear bottleneck; MobileNetV2, table 1.
+
+    (channels, h, w) -> (out, ceil(h / stride), ceil(w / stride)). The hidden layers have
+    round(channels * expand_ratio) channels; where that is `channels` there is no expansion
+    convolution. Every convolution is followed by batch norm, then by `activation` or, after the
+    projection, by `bottleneck_activation` (figure 6a compares linear with ReLU6). The shortcut
+    (figure 6b) goes around all of it, so it is added after the bottleneck's activation; it exists
+    where stride is 1 and the channels agree.
+
+    Raises:
+        SpecError: values that cannot be built.
+    """
+
+    op: ClassVar[str] = "inverted_residual"
+    out: int
+    kernel_size: int = 3
+    stride: int = 1
+    expand_ratio: float = 6.0
+    activation: str = "relu6"
+    bottleneck_activation: str = "linear"
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("activation", "bottleneck_activation"):
+            name = normal_activation(self.op, field, getattr(self, field))
+            object.__setattr__(self, field, name)
+        super().__post_init__()
+        require_positive(self, "out", "kernel_size", "stride")
+        require_odd(self, "kernel_size")
+        if self.expand_ratio <= 0:
+            raise SpecError(f"{self.op}.expand_ratio: must be above 0, got {self.expand_ratio}")
+
+    def hidden_channels(self, channels: int) -> int:
+        """The width of the expanded layers.
+
+        Raises:
+            SpecError: not even one channel is left.
+        """
+        hidden = round(channels * self.expand_ratio)
+        if hidden < 1:
+            raise SpecError(f"expand_ratio {self.expand_ratio} leaves none of {channels} channels")
+        return hidden
+
+    def has_shortcut(self, in_shape: Shape) -> bool:
+        """Whether the input is added to the output."""
+        return self.residual and self.stride == 1 and in_shape[0] == self.out
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        channels, *_ = feature_map(in_shape)
+        self.hidden_channels(channels)
+        return windowed_shape(in_shape, self.out, self.kernel_size, self.stride)
+
+    def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
+        """Itself with the ratio that its hidden width really is and without idle settings.
+
+        Without expansion and shortcut, and with one activation throughout, it is MobileNetV1's.
+        """
+        channels, *_ = feature_map(in_shape)
+        hidden = self.hidden_channels(channels)
+        shortcut = self.has_shortcut(in_shape)
+        if hidden == channels and not shortcut and self.bottleneck_activation == self.activation:
+            return (
+                DepthwiseSeparable(
+                    out=self.out,
+                    kernel_size=self.kernel_size,
+                    stride=self.stride,
+                    activation=self.activation,
+                ),
+            )
+        expand_ratio = normal_number(hidden / channels)
+        residual = shortcut or self.stride != 1 or channels != self.out
+        if (expand_ratio, residual) == (self.expand_ratio, self.residual):
+            return (self,)
+        return (dataclasses.replace(self, expand_ratio=expand_ratio, residual=residual),)
+
+    def build(self, in_shape: Shape) -> nn.Module:
+        from torch import nn
+
+        from search_spaces.blocks.modules import Shortcut
+
+        layers = _mobile_layers(
+            in_shape[0],
+            self.hidden_channels(in_shape[0]),
+            self.out,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            activation=self.activation,
+            last_activation=self.bottleneck_activation,
+        )
+        return Shortcut(layers) if self.has_shortcut(in_shape) else nn.Sequential(layers)
+
+
+def _mobile_layers(
+    channels: int,
+    hidden: int,
+    out: int,
+    *,
+    kernel_size: int,
+    stride: int,
+    activation: str,
+    last_activation: str,
+) -> dict[str, nn.Module]:
+    """One construction for both blocks, so that where they coincide they really are the same."""
+    from collections import OrderedDict
+
+    from search_spaces.blocks.modules import conv_norm_activation
+
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if hidden != channels:
+        layers["expand"] = conv_norm_activation(channels, hidden, activation=activation)
+    layers["depthwise"] = conv_norm_activation(
+        hidden,
+        hidden,
+        kernel_size=kernel_size,
+        stride=stride,
+        groups=hidden,
+        activation=activation,
+    )
+    layers["pointwise"] = conv_norm_activation(hidden, out, activation=last_activation)
+    return layers

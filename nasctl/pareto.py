@@ -1,0 +1,190 @@
+"""Layer 2: Pareto fronts and hypervolume over mappings from metric to value.
+
+Points carry any metrics; `objectives` (metric to "max" or "min") says which count and how. A point
+dominates another if it is nowhere worse and somewhere better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from nasctl.trial import Objectives
+
+Point = Mapping[str, float]
+Interval = tuple[float, float]
+Costs = npt.NDArray[np.float64]
+
+_CHUNK = 256  # rows compared at once: bounds memory at 256 x n booleans
+REFERENCE_FACTOR = 1.1
+
+
+def _costs(points: Sequence[Point], objectives: Objectives) -> Costs:
+    """Shape (points, objectives), negated where more is better: everything is minimised.
+
+    Raises:
+        ValueError: a value is not a number, which no front could place.
+    """
+    values = np.array([[p[m] for m in objectives] for p in points], dtype=np.float64)
+    values = values.reshape(len(points), len(objectives))
+    if np.isnan(values).any():
+        index, column = np.argwhere(np.isnan(values))[0]
+        raise ValueError(f"point {index}: {list(objectives)[column]} is not a number")
+    signs = np.array([-1.0 if d == "max" else 1.0 for d in objectives.values()])
+    costs: Costs = values * signs
+    return costs
+
+
+def _is_dominated(costs: Costs, by: Costs) -> npt.NDArray[np.bool_]:
+    """For each row of `costs`, whether some row of `by` dominates it."""
+    found = np.zeros(len(costs), dtype=bool)
+    for start in range(0, len(costs), _CHUNK):
+        rows = costs[start : start + _CHUNK, None, :]
+        no_worse = np.all(by[None] <= rows, axis=2)
+        better = np.any(by[None] < rows, axis=2)
+        found[start : start + _CHUNK] = np.any(no_worse & better, axis=1)
+    return found
+
+
+def front(points: Sequence[Point], objectives: Objectives) -> list[int]:
+    """Indices of the non-dominated points, in order; of equal points all are kept."""
+    costs = _costs(points, objectives)
+    return [int(i) for i in np.flatnonzero(~_is_dominated(costs, costs))]
+
+
+def ranks(points: Sequence[Point], objectives: Objectives) -> list[int]:
+    """The non-domination rank of every point: 0 on the front, 1 on the front of the rest, ..."""
+    costs = _costs(points, objectives)
+    rank = np.zeros(len(points), dtype=int)
+    rest = np.arange(len(points))
+    level = 0
+    while len(rest):
+        dominated = _is_dominated(costs[rest], costs[rest])
+        rank[rest[~dominated]] = level
+        rest = rest[dominated]
+        level += 1
+    return [int(r) for r in rank]
+
+
+def dominated_by(point: Point, points: Sequence[Point], objectives: Objectives) -> list[int]:
+    """Indices of the points that dominate `point`."""
+    costs = _costs(points, objectives)
+    one = _costs([point], objectives)
+    return [i for i in range(len(points)) if _is_dominated(one, costs[i : i + 1])[0]]
+
+
+def _reference(reference_point: Point, objectives: Objectives) -> Costs:
+    missing = [m for m in objectives if m not in reference_point]
+    if missing:
+        raise ValueError(f"reference point: {', '.join(missing)} missing")
+    return _costs([reference_point], objectives).reshape(-1)
+
+
+def hypervolume(points: Sequence[Point], objectives: Objectives, reference_point: Point) -> float:
+    """The volume between the points and the reference point, in objective units multiplied.
+
+    Exact for any number of objectives. Points that are not strictly better than the reference in
+    every objective are left out; none left is 0. Computed by moocore (Fonseca, Paquete and
+    López-Ibáñez 2006; Guerreiro and Fonseca 2017).
+
+    Raises:
+        ValueError: a value is not a number, or the reference lacks an objective.
+    """
+    reference = _reference(reference_point, objectives)
+    costs = _costs(points, objectives)
+    return _volume(costs[(costs < reference).all(axis=1)], reference)
+
+
+def _volume(costs: Costs, reference: Costs) -> float:
+    if not len(costs):
+        return 0.0
+    if costs.shape[1] == 1:
+        return float(reference[0] - costs.min())
+    import moocore
+
+    return float(moocore.hypervolume(costs, ref=reference))
+
+
+def hypervolume_history(
+    points: Iterable[Point | None], objectives: Objectives, reference_point: Point
+) -> list[float]:
+    """The hypervolume of the first 1, 2, ... points; None (no result) adds nothing."""
+    reference = _reference(reference_point, objectives)
+    members = np.empty((0, len(objectives)))
+    volume = 0.0
+    history = []
+    for point in points:
+        if point is not None:
+            cost = _costs([point], objectives)
+            covered = (members <= cost).all(axis=1).any()
+            if (cost < reference).all() and not covered:
+                members = np.vstack([members[~(cost <= members).all(axis=1)], cost])
+                volume = _volume(members, reference)
+        history.append(volume)
+    return history
+
+
+def near_front(
+    points: Sequence[Point],
+    intervals: Sequence[Mapping[str, Interval]],
+    objectives: Objectives,
+    members: Sequence[int],
+) -> list[int]:
+    """Candidates that could belong to the front, given how uncertain their metrics are.
+
+    A candidate is near if its best case (the good end of every interval) is not dominated by the
+    worst case of any member.
+
+    Args:
+        points: all candidates.
+        intervals: for each point, the metrics that are uncertain; others count as exact.
+        objectives: metric to direction.
+        members: indices of the front, which are not repeated in the answer.
+
+    Returns:
+        Indices in order.
+    """
+    best, worst = [], []
+    for point, uncertain in zip(points, intervals, strict=True):
+        ends = {m: uncertain.get(m, (point[m], point[m])) for m in objectives}
+        best.append({m: ends[m][1 if d == "max" else 0] for m, d in objectives.items()})
+        worst.append({m: ends[m][0 if d == "max" else 1] for m, d in objectives.items()})
+    dominated = _is_dominated(
+        _costs(best, objectives), _costs([worst[i] for i in members], objectives)
+    )
+    inside = set(members)
+    return [i for i in range(len(points)) if not dominated[i] and i not in inside]
+
+
+def default_reference(
+    objectives: Objectives,
+    constraints: Mapping[str, float | None],
+    sample: Sequence[Point],
+    given: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """The reference point of a run: what is given, completed.
+
+    Metrics to maximise get 0; costs to minimise their constraint, or 1.1 times the maximum of a
+    sample of the space.
+
+    Raises:
+        ValueError: a metric to minimise has neither a constraint nor a value in the sample.
+    """
+    reference = {}
+    for metric, direction in objectives.items():
+        bound = constraints.get(metric)
+        if given is not None and metric in given:
+            reference[metric] = float(given[metric])
+        elif direction == "max":
+            reference[metric] = 0.0
+        elif bound is not None:
+            reference[metric] = float(bound)
+        else:
+            seen = [p[metric] for p in sample if metric in p and math.isfinite(p[metric])]
+            if not seen:
+                raise ValueError(f"reference_point.{metric}: cannot be derived, please give it")
+            reference[metric] = REFERENCE_FACTOR * max(seen)
+    return reference

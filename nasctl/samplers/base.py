@@ -1,0 +1,110 @@
+"""Layer 3: the interface of search strategies, and the values that cross it.
+
+The property that everything rests on (`tests/contracts/sampler_contract.py`): a proposal is a pure
+function of the seed, the trial number, the attempt, the pending choices and the sequence of
+observations told so far. Asking leaves no trace. So a sampler rebuilt from the ledger after a
+crash continues as the one that lived through it, and nothing of a sampler needs to be saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from nasctl.arch import canonical_json
+from nasctl.space import Choices, SearchSpace
+from nasctl.trial import Direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A configuration to try.
+
+    Attributes:
+        choices: the active decisions.
+        state: what the sampler cannot rebuild from the choices; plain JSON, stored with the trial
+            and handed back in its observation.
+    """
+
+    choices: Choices
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What became of a proposal.
+
+    Attributes:
+        number: of the trial; for a rejected candidate, of the trial that it was proposed for.
+        choices: the active decisions.
+        state: as proposed; empty for configurations that no sampler proposed.
+        values: one per objective, in their order and units; None if the trial failed or the
+            candidate was rejected.
+        violations: constraint name to how far the value is over its bound, in any fixed scale;
+            0 or less is feasible. Constraints left out are satisfied.
+        rejected: never trained, because it breaks a constraint or cannot be built.
+    """
+
+    number: int
+    choices: Mapping[str, Any]
+    state: Mapping[str, Any] = field(default_factory=dict)
+    values: tuple[float, ...] | None = None
+    violations: Mapping[str, float] = field(default_factory=dict)
+    rejected: bool = False
+
+
+class Sampler(Protocol):
+    """A search strategy.
+
+    Attributes:
+        exhaustive: proposals for one number run through everything that is left, so it pays to ask
+            until None; otherwise a caller gives up after some attempts.
+    """
+
+    exhaustive: ClassVar[bool]
+
+    def ask(
+        self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
+    ) -> Proposal | None:
+        """The proposal for a trial; None when the space is exhausted.
+
+        Args:
+            number: of the trial, from 0.
+            attempt: how many proposals for this trial were turned away (rejected or known).
+            pending: choices of trials that were proposed but are not told yet; they must be a
+                function of the trial number too if histories are to be reproducible.
+        """
+        ...
+
+    def tell(self, observation: Observation) -> None:
+        """Adds to the history; the order of calls matters, their timing does not.
+
+        Raises:
+            ValueError: the number of values is wrong, or one is not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerContext:
+    """What every sampler is given.
+
+    Attributes:
+        space: the decisions.
+        directions: of the objectives, in the order of `Observation.values`.
+        seed: of the search.
+        trials: how many will be run; strategies may plan with it.
+    """
+
+    space: SearchSpace
+    directions: tuple[Direction, ...]
+    seed: int
+    trials: int
+
+
+def derive_seed(*parts: str | int, bits: int = 64) -> int:
+    """A seed from its parts alone: the first `bits` of the sha256 of their canonical JSON."""
+    digest = hashlib.sha256(canonical_json(list(parts)).encode()).digest()
+    return int.from_bytes(digest, "big") >> (256 - bits)

@@ -1,0 +1,123 @@
+"""Layer 5: values that are valid each by itself, but not together, or not for their metric."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from nasctl.errors import unknown
+from nasctl.guard import Key, shown
+from nasctl.trial import BUILTIN_METRICS, COST_METRICS
+
+Problem = tuple[Key, str]
+"""The key that a problem is about, and what is wrong with it."""
+
+
+def contradictions(data: Mapping[str, Any]) -> list[Problem]:
+    """What each value allows by itself but not together with the others, or not for its metric.
+
+    Works on the composed mapping, so that it can be reported beside wrong types.
+    """
+    objectives = _mapping(data, "objectives")
+    constraints = _mapping(data, "constraints")
+    reference_point = _mapping(data, "reference_point")
+    problems = [*_objective_problems(data, objectives), *_constraint_problems(data, constraints)]
+    problems += _reference_problems(objectives, constraints, reference_point)
+    if _mapping(data, "latency").get("name") == "none":
+        if "latency_ms" in objectives:
+            remedy = "drop it (~objectives.latency_ms) or use latency=table"
+            key = ("objectives", "latency_ms")
+            problems.append((key, f"needs a latency, but latency=none; {remedy}"))
+        if "latency_ms" in constraints:
+            remedy = "set it to null or use latency=table"
+            key = ("constraints", "latency_ms")
+            problems.append((key, f"needs a latency, but latency=none; {remedy}"))
+    if data.get("reference"):
+        problems.append((("reference",), "this version has no reference networks; use []"))
+    executor = _mapping(data, "executor")
+    if executor.get("name") == "inline":
+        if "address" in executor:
+            problems.append((("executor", "address"), "executor=inline has no cluster; use ray"))
+        if _number(executor.get("workers"), 1) > 1:
+            problems.append((("executor", "workers"), "executor=inline has one worker; use ray"))
+    return problems
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}
+
+
+def _number(value: object, default: float = math.nan) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else default  # type: ignore[arg-type] # checked above
+
+
+def metric_typo(metric: str, known: Iterable[str]) -> str | None:
+    """The known metric that `metric` is almost certainly a misspelling of."""
+    known = list(known)
+    close = difflib.get_close_matches(metric.lower(), known, n=1, cutoff=0.75)
+    return close[0] if close and metric not in known else None
+
+
+def _is_packaged(data: Mapping[str, Any]) -> bool:
+    """Nothing from a plugin decides the metrics: the built-in ones are all there are."""
+    return data.get("evaluator") == "train" and _mapping(data, "space").get("family") == "staged"
+
+
+def _misspelt(data: Mapping[str, Any], section: str, metrics: Iterable[str]) -> Iterator[Problem]:
+    if _is_packaged(data):
+        for metric in metrics:
+            if metric_typo(metric, BUILTIN_METRICS):
+                yield (section, metric), unknown("metric", metric, BUILTIN_METRICS)
+
+
+def _objective_problems(
+    data: Mapping[str, Any], objectives: Mapping[str, Any]
+) -> Iterator[Problem]:
+    yield from _misspelt(data, "objectives", objectives)
+    if isinstance(data.get("objectives"), dict) and not objectives:
+        yield ("objectives",), "at least one is needed, such as `accuracy: max`"
+    for metric, direction in objectives.items():
+        wanted = "max" if metric == "accuracy" else "min"
+        if metric in BUILTIN_METRICS and direction in ("max", "min") and direction != wanted:
+            yield ("objectives", metric), f"{direction!r} would look for the worst; use {wanted!r}"
+
+
+def _constraint_problems(
+    data: Mapping[str, Any], constraints: Mapping[str, Any]
+) -> Iterator[Problem]:
+    yield from _misspelt(data, "constraints", constraints)
+    for metric, bound in constraints.items():
+        key = ("constraints", metric)
+        if metric == "accuracy":
+            yield key, "constraints are upper bounds on costs; accuracy is an objective only"
+        elif metric in COST_METRICS and _number(bound, 1.0) <= 0:
+            yield key, f"an upper bound must be more than 0, got {shown(bound)}"
+        elif not math.isfinite(_number(bound, 0.0)):
+            yield key, f"expected a finite number, got {shown(bound)}"
+
+
+def _reference_problems(
+    objectives: Mapping[str, Any], constraints: Mapping[str, Any], point: Mapping[str, Any]
+) -> Iterator[Problem]:
+    for metric, value in point.items():
+        key = ("reference_point", metric)
+        number = _number(value, 0.5)
+        if metric not in objectives:
+            yield key, unknown("objective", metric, objectives)
+        elif not math.isfinite(number):
+            yield key, f"expected a finite number, got {shown(value)}"
+        elif metric == "accuracy" and not 0 <= number < 1:
+            hint = f"; did you mean {number / 100:g}?" if 1 < number <= 100 else ""
+            yield key, f"accuracy is a fraction: at least 0, less than 1, got {shown(value)}{hint}"
+        elif metric in COST_METRICS and number <= 0:
+            yield key, f"must be more than 0, got {shown(value)}: nothing could be better"
+        elif metric in constraints and number < _number(constraints[metric], -math.inf):
+            yield (
+                key,
+                f"{shown(value)} is better than the constraint ({shown(constraints[metric])}): "
+                "candidates between them would count for nothing",
+            )

@@ -1,0 +1,309 @@
+"""Layer 5: what a search configuration may say: keys, types and ranges, in pydantic.
+
+Imported lazily (pydantic): `nasctl --help` never pays for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nasctl.arch import Scalar
+from nasctl.errors import nearest, unknown
+from nasctl.consistency import Problem
+from nasctl.guard import Key, shown
+from nasctl.recipe import Recipe
+from nasctl.trial import Direction
+
+GROUPS = ("data", "recipe", "fidelity", "sampler", "latency", "executor", "tracking")
+"""Sections that are chosen by name (`sampler=tpe`) from the packaged or the user's own files."""
+
+OPEN_SECTIONS: tuple[Key, ...] = (
+    ("data",),
+    ("sampler",),
+    ("space", "options"),
+    ("objectives",),
+    ("constraints",),
+    ("reference_point",),
+)
+"""Sections whose keys the schema does not know: registries, families and plugins check them."""
+
+_WINDOWS_DEVICES = {
+    *("con", "prn", "aux", "nul"),
+    *(f"{device}{i}" for device in ("com", "lpt") for i in range(10)),
+}
+
+
+def _number_to_text(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+def name_problem(name: str) -> str | None:
+    """Why `name` cannot name a run and its folder on every file system."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name, flags=re.ASCII):
+        return "use letters, digits, '.', '_' and '-', starting with a letter or digit"
+    if len(name) > 100:
+        return f"at most 100 characters, got {len(name)}"
+    if ".." in name or name.endswith("."):
+        return "'..' and a '.' at the end are not allowed"
+    if name.split(".")[0].lower() in _WINDOWS_DEVICES:
+        return f"{name.split('.')[0]!r} is the name of a device on Windows"
+    return None
+
+
+def _slug(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(problem)
+    return name
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _drop_nulls(value: object) -> object:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+Text = Annotated[str, BeforeValidator(_number_to_text), AfterValidator(_not_blank)]
+Name = Annotated[str, AfterValidator(_not_blank)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Choice(BaseModel):
+    """`name` of a registry entry, and beside it the options that the registry checks."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: Name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything beside `name`."""
+        return dict(self.model_extra or {})
+
+
+class SpaceConfig(_Section):
+    """Which family of networks, and its options (checked by the family)."""
+
+    family: Name
+    options: dict[str, Any]
+
+
+class DataConfig(_Choice):
+    """A dataset: `name` in DATASETS, the rest are its arguments."""
+
+
+class SamplerConfig(_Choice):
+    """A sampler: `name` in SAMPLERS, the rest are its arguments."""
+
+
+class RecipeConfig(_Section):
+    """The fields of `nasctl.recipe.Recipe`, with their ranges."""
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2, le=10**6)]
+    lr: Positive
+    schedule: Literal["onecycle", "cosine"]
+    warmup: Fraction
+    momentum: BelowOne
+    weight_decay: NonNegative
+    label_smoothing: BelowOne
+    grad_clip: NonNegative
+    pad_crop: Annotated[int, Field(ge=0, le=1000)]
+    flip: bool
+    amp: Literal["auto", "bf16", "off"]
+    channels_last: bool
+    compile: bool
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    trainer: Name
+
+    def to_recipe(self) -> Recipe:
+        """The value that training and cache keys use."""
+        return Recipe(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)})
+
+
+class FidelityConfig(_Section):
+    """How much of the recipe each trial gets: `full`, all epochs for every trial."""
+
+    name: Literal["full"]
+
+
+class OrderConfig(_Section):
+    """The section `search`: `nasctl.engine` explains order, window and max_failures."""
+
+    order: Literal["deterministic", "async"]
+    window: Count
+    max_failures: CountOrZero
+
+
+class LatencyConfig(_Section):
+    """Where the latency of a candidate comes from; `none`: there is no latency."""
+
+    name: Literal["table", "none"]
+
+
+class ExecutorConfig(_Section):
+    """Where trainings run, and what each may use."""
+
+    name: Literal["ray", "inline"]
+    workers: Count | None
+    cpus: Positive
+    gpus: NonNegative
+    retries: CountOrZero
+    timeout_s: Positive | None
+    address: Name | None
+
+
+class TrackingConfig(_Section):
+    """Where runs are shown beside the ledger."""
+
+    name: Literal["mlflow", "none"]
+    uri: Name | None
+    experiment: Text
+
+
+class SearchConfig(_Section):
+    """A complete, valid `nasctl search` configuration."""
+
+    name: Annotated[str, BeforeValidator(_number_to_text), AfterValidator(_slug)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    trials: Annotated[int, Field(ge=1, le=10**6)]
+    output_dir: Text
+    space: SpaceConfig
+    objectives: Annotated[dict[str, Direction], BeforeValidator(_drop_nulls), Field(min_length=1)]
+    constraints: Annotated[dict[str, float], BeforeValidator(_drop_nulls)]
+    reference_point: Annotated[dict[str, float], BeforeValidator(_drop_nulls)]
+    reference: list[Scalar]
+    search: OrderConfig
+    data: DataConfig
+    recipe: RecipeConfig
+    fidelity: FidelityConfig
+    sampler: SamplerConfig
+    latency: LatencyConfig
+    evaluator: Name
+    executor: ExecutorConfig
+    tracking: TrackingConfig
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Cost metric to its upper bound: the constraints that are set."""
+        return dict(self.constraints)
+
+
+def fields_at(key: Key) -> dict[str, Any] | None:
+    """The declared fields of the section at `key`; None where there is no such section."""
+    model: Any = SearchConfig
+    for part in key:
+        field = model.model_fields.get(part)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return None
+    return dict(model.model_fields)
+
+
+def known_keys(prefix: Key = ()) -> Iterator[str]:
+    """Every declared key, dotted: `seed`, `recipe`, `recipe.epochs`, ..."""
+    for name in fields_at(prefix) or {}:
+        yield ".".join((*prefix, name))
+        yield from known_keys((*prefix, name))
+
+
+def unknown_key(key: Key, also: Iterable[str] = ()) -> str:
+    """One line about a key that does not exist: the nearest one, at the same place or elsewhere."""
+    *parent, leaf = key
+    siblings = list(fields_at(tuple(parent)) or {})
+    prefix = ".".join(parent)
+    siblings += [k[len(prefix) + 1 :] for k in also if prefix and k.startswith(prefix + ".")]
+    everywhere = list(dict.fromkeys([*known_keys(), *also]))
+    elsewhere = [k for k in everywhere if k.rpartition(".")[2] == leaf]
+    dotted = ".".join(key)
+    if "." in leaf:
+        return f"unknown key; nest it: {leaf.replace('.', ': {')}: ...{'}' * leaf.count('.')}"
+    close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.7)
+    if close:
+        guess = ".".join((*parent, close[0]))
+    elif elsewhere:
+        guess = elsewhere[0]
+    else:
+        found = nearest(leaf, siblings)
+        guess = ".".join((*parent, found)) if found else nearest(dotted, everywhere) or ""
+    hint = f"; did you mean {guess!r}?" if guess else ""
+    known = f" (known: {', '.join(dict.fromkeys(siblings))})" if siblings else ""
+    return f"unknown key{hint}{known}"
+
+
+def type_problems(data: Mapping[str, Any]) -> tuple[SearchConfig | None, list[Problem]]:
+    """Validates a composed configuration against the schema."""
+    try:
+        return SearchConfig.model_validate(dict(data)), []
+    except ValidationError as error:
+        found: dict[Key, str] = {}
+        for item in error.errors(include_url=False):
+            key, message = _explained(item)
+            found.setdefault(key, message)
+        return None, list(found.items())
+
+
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+    "dict_type": "expected `key: value` lines",
+    "model_type": "expected `key: value` lines",
+    "list_type": "expected a list",
+    "finite_number": "expected a finite number",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _explained(item: Any) -> Problem:
+    loc = tuple(str(part) for part in item["loc"])
+    kind, value = item["type"], item["input"]
+    open_or_list = [*OPEN_SECTIONS, ("reference",)]
+    while fields_at(loc[:-1]) is None and not any(loc[: len(k)] == k for k in open_or_list):
+        loc = loc[:-1]  # pydantic appends the names of the types in a union
+    got = shown(value)
+    if kind == "extra_forbidden":
+        return loc, unknown_key(loc)
+    if kind == "missing":
+        return loc, "missing"
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
+        return loc, unknown("value", value, valid)
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return loc, f"must be {words} {item['ctx'][bound]}, got {got}"
+    if kind in _EXPECTED:
+        in_group = len(loc) == 1 and loc[0] in GROUPS and isinstance(value, str)
+        hint = f"; in a file, `- override {loc[0]}: {value}` under defaults" if in_group else ""
+        return loc, f"{_EXPECTED[kind]}, got {got}{hint}"
+    if kind == "too_short":
+        return loc, "at least one is needed"
+    if kind == "value_error":
+        return loc, f"{item['ctx']['error']}, got {got}"
+    return loc, f"{item['msg']}, got {got}"

@@ -334,9 +334,7 @@ class Architecture:
         """The canonical JSON, put together from that of the blocks."""
         blocks = ",".join([block.text for block in self.blocks])
         shape = ",".join(map(str, self.input_shape))
-        return (
-            f'{{"blocks":[{blocks}],"input_shape":[{shape}],"num_classes":{self.num_classes}}}'
-        )
+        return f'{{"blocks":[{blocks}],"input_shape":[{shape}],"num_classes":{self.num_classes}}}'
 
     @classmethod
     def from_json(

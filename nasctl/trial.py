@@ -126,7 +126,8 @@ class Trial:
 class Rejection:
     """A candidate that was never trained: over a constraint, or impossible to build.
 
-    `before` is the number of the trial that was being proposed at the time.
+    `before` is the number of the trial that was being proposed at the time, `attempt` counts the
+    sampler's proposals for it; None: drawn at random after them, unknown to the sampler.
     """
 
     before: int
@@ -135,4 +136,5 @@ class Rejection:
     cost: Cost
     violations: Mapping[str, float]
     reason: str
+    attempt: int | None = None
     sampler_state: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,229 @@
+"""Layer 3: from a sampler's proposals to the next network worth training.
+
+Candidates that cannot be built, break a constraint, or are already known cost nothing here: they
+are turned away before any training, and the sampler is told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nasctl.arch import Architecture, Cost, Scalar
+from nasctl.errors import SpecError
+from nasctl.samplers.base import Observation, Sampler, derive_seed
+from nasctl.space import Choices, Decision, Family
+from nasctl.trial import Rejection
+
+SAMPLER_ATTEMPTS = 20
+"""Proposals asked of the sampler for one trial before unseen ones are drawn at random."""
+RANDOM_ATTEMPTS = 5_000
+ENUMERATION_LIMIT = 200_000
+FALLBACK_REJECTIONS = 50
+"""Rejected random draws that are recorded for one trial; the sampler is not told of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priced:
+    """Costs of a network before training; intervals (95 %) for those that are predictions."""
+
+    cost: Cost
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def violations(self, constraints: Mapping[str, float]) -> dict[str, float]:
+        """How far each constraint is broken, as a fraction of its bound; predictions count with
+        the upper end of their interval. A metric that the cost does not have is left out."""
+        over = {}
+        for metric, bound in constraints.items():
+            if metric in self.cost:
+                value = self.intervals.get(metric, (0.0, self.cost[metric]))[1]
+                if value > bound:
+                    over[metric] = (value - bound) / (abs(bound) or 1.0)
+        return over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A network that may be trained."""
+
+    choices: Choices
+    architecture: Architecture
+    priced: Priced
+    sampler_state: Mapping[str, object] = field(default_factory=dict)
+
+
+class CandidateSource:
+    """Finds the next unseen, feasible candidate.
+
+    Args:
+        family: what can be built.
+        price: costs of a network, before training.
+        constraints: upper bounds by cost metric.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        family: Family,
+        price: Callable[[Architecture], Priced],
+        constraints: Mapping[str, float],
+        seed: int,
+    ) -> None:
+        self._family = family
+        self._price = price
+        self._constraints = constraints
+        self._seed = seed
+        self.closest: Rejection | None = None
+        """The rejected candidate that breaks the constraints least."""
+
+    def note(self, rejection: Rejection) -> None:
+        """Remembers a rejection (also those of an earlier process) for `closest`."""
+        if rejection.violations and (
+            self.closest is None
+            or sum(rejection.violations.values()) < sum(self.closest.violations.values())
+        ):
+            self.closest = rejection
+
+    def find(
+        self,
+        number: int,
+        sampler: Sampler,
+        *,
+        pending: Sequence[Choices],
+        known: Container[str],
+    ) -> tuple[Candidate | None, list[Rejection], int]:
+        """The candidate for trial `number`, what was rejected on the way, and how often a
+        network came up that is known already.
+
+        The result is a pure function of the seed, the number, the sampler's history, the
+        `pending` choices and `known` (ids of trained and of rejected networks). None: nothing new
+        is left, or was found.
+        """
+        rejections: list[Rejection] = []
+        rejected: set[str] = set()
+        duplicates = 0
+        for attempt in itertools.count():
+            if attempt == SAMPLER_ATTEMPTS and not sampler.exhaustive:
+                break
+            proposal = sampler.ask(number, attempt, pending)
+            if proposal is None:
+                return None, rejections, duplicates
+            found = self._judge(
+                number, proposal.choices, known, rejected, state=proposal.state, attempt=attempt
+            )
+            if isinstance(found, Candidate):
+                return found, rejections, duplicates
+            if found is None:
+                duplicates += 1
+                continue
+            rejections.append(found)
+            sampler.tell(rejection_observation(found))
+        for choices in self._fallbacks(number):
+            found = self._judge(number, choices, known, rejected, state={}, attempt=None)
+            if isinstance(found, Candidate):
+                return found, rejections, duplicates
+            if found is not None and (
+                found is self.closest or len(rejections) < SAMPLER_ATTEMPTS + FALLBACK_REJECTIONS
+            ):
+                rejections.append(found)
+        return None, rejections, duplicates
+
+    def _judge(
+        self,
+        number: int,
+        choices: Choices,
+        known: Container[str],
+        rejected: set[str],
+        *,
+        state: Mapping[str, object],
+        attempt: int | None,
+    ) -> Candidate | Rejection | None:
+        """A candidate, a rejection that is new, or None for what is known already."""
+        try:
+            architecture = self._family.decode(choices)
+        except SpecError as error:
+            key = f"impossible:{sorted(choices.items())!r}"
+            if key in rejected:
+                return None
+            rejected.add(key)
+            return Rejection(
+                before=number,
+                choices=choices,
+                architecture=None,
+                cost=Cost(),
+                violations={},
+                reason=str(error),
+                sampler_state=state,
+                attempt=attempt,
+            )
+        if architecture.id in known or architecture.id in rejected:
+            return None
+        priced = self._price(architecture)
+        violations = priced.violations(self._constraints)
+        if not violations:
+            return Candidate(
+                choices=choices, architecture=architecture, priced=priced, sampler_state=state
+            )
+        rejected.add(architecture.id)
+        reason = "; ".join(
+            f"{m} {priced.intervals.get(m, (0, priced.cost[m]))[1]:.6g} is over "
+            f"{self._constraints[m]:.6g}"
+            for m in violations
+        )
+        rejection = Rejection(
+            before=number,
+            choices=choices,
+            architecture=architecture,
+            cost=priced.cost,
+            violations=violations,
+            reason=reason,
+            sampler_state=state,
+            attempt=attempt,
+        )
+        self.note(rejection)
+        return rejection
+
+    def _fallbacks(self, number: int) -> Iterator[Choices]:
+        """Small spaces whole, in random order; large ones at random, then downhill from the
+        candidate that breaks the constraints least."""
+        rng = random.Random(derive_seed(self._seed, number, "fallback"))
+        space = self._family.space
+        if space.count() <= ENUMERATION_LIMIT:
+            everything = list(space.enumerate())
+            rng.shuffle(everything)
+            yield from everything
+            return
+        for _ in range(RANDOM_ATTEMPTS):
+            yield space.sample(rng)
+        best: Rejection | None = None
+        while self.closest is not None and self.closest is not best:
+            best = self.closest
+            yield from self._neighbours(best.choices)
+
+    def _neighbours(self, choices: Choices) -> Iterator[Choices]:
+        """Every configuration that differs in one decision; newly active ones take their first
+        choice."""
+        for name in choices:
+            decision = next(d for d in self._family.space.decisions if d.name == name)
+            for value in decision.choices:
+                if value != choices[name]:
+                    yield self._family.space.decide(_follow({**choices, name: value}))
+
+
+def _follow(wanted: Mapping[str, Scalar]) -> Callable[[Decision], Scalar]:
+    return lambda d: wanted.get(d.name, d.choices[0])
+
+
+def rejection_observation(rejection: Rejection) -> Observation:
+    """What a sampler is told about a candidate that was never trained."""
+    return Observation(
+        number=rejection.before,
+        choices=rejection.choices,
+        state=rejection.sampler_state,
+        values=None,
+        violations=rejection.violations,
+        rejected=True,
+    )

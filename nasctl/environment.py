@@ -1,0 +1,66 @@
+"""Layer 1: where a run happens. Versions, processor, code; recorded with every run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("nasctl", "torch", "ray", "optuna", "mlflow", "onnxruntime", "numpy", "hydra-core")
+
+
+def describe_environment() -> dict[str, str]:
+    """Versions, processor and git commit as text, without importing any of the packages."""
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": str(usable_cores()),
+    }
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    if commit := git_commit():
+        found["git_commit"] = commit
+    return found
+
+
+def cache_directory() -> Path:
+    """Where tables are kept between runs: `NASCTL_CACHE`, else the XDG cache folder."""
+    if own := os.environ.get("NASCTL_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nasctl"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use (affinity), not those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit(directory: Path | None = None) -> str | None:
+    """The commit of the working directory, with `+changes` if files differ; None outside git."""
+    try:
+        commit = _git(directory, "rev-parse", "HEAD")
+        changed = _git(directory, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed else "")
+
+
+def _git(directory: Path | None, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=5, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,137 @@
+"""Layer 3: one evaluation of one architecture, as executors run it in a worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasctl.errors import ConfigError, NasctlError
+from nasctl.plugins import Registry, load_plugins
+from nasctl.recipe import Recipe
+from nasctl.trial import Work
+
+if TYPE_CHECKING:
+    from nasctl.data import Dataset
+
+_registries: dict[tuple[str, ...], Registry] = {}
+
+
+class EvaluationError(NasctlError):
+    """An evaluator or trainer gave something that is not a result; fails that trial only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """Trains a candidate on the data, by the recipe; picklable, so that a worker can run it.
+
+    Attributes:
+        recipe: how to train.
+        plugins: modules to import in the worker, for their blocks, families and trainers.
+        family: name and options of the family, needed where it has a `build` of its own.
+        weights: folder for the weights of finished trainings (safetensors), or None.
+        dataset: without its test split: a search never sees test data.
+    """
+
+    recipe: Recipe
+    plugins: tuple[str, ...] = ()
+    family: tuple[str, Mapping[str, Any]] | None = None
+    weights: str | None = None
+    dataset: Dataset | None = None
+
+    @property
+    def payload(self) -> Dataset | None:
+        """The data: what is shared between workers instead of being copied to each."""
+        return self.dataset
+
+    def with_payload(self, payload: Dataset | None) -> TrainingJob:
+        """The same job with other data."""
+        return dataclasses.replace(self, dataset=payload)
+
+    def prepare(self) -> None:
+        """Once per worker process: imports torch and sets the threads."""
+        import torch
+
+        torch.set_num_threads(self.recipe.threads)
+
+    def __call__(self, work: Work) -> Iterator[dict[str, float]]:
+        """One dict per epoch, after training it: `accuracy` on the validation split and others."""
+        from nasctl.train import save_weights
+        from search_spaces import network
+
+        if self.dataset is None:
+            raise EvaluationError("the job was started without its data")
+        registry = _registry(self.plugins)
+        recipe = dataclasses.replace(self.recipe, epochs=work.epochs)
+        build = network.build
+        if self.family is not None:
+            name, options = self.family
+            build = registry.families[name](**options).build or build
+        model = build(work.architecture)
+        network.initialise(model, work.architecture, work.seed)
+        train = registry.lookup("trainers", "recipe.trainer", recipe.trainer)
+        for metrics in train(model, self.dataset, recipe, work.seed):
+            yield dict(metrics)
+        if self.weights is not None:
+            path = Path(self.weights) / weights_name(work.architecture.id, work.seed)
+            save_weights(path, model, {"arch_id": work.architecture.id, "seed": str(work.seed)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorJob:
+    """Asks a plugin's evaluator instead of training: tables, simulators, other people's code."""
+
+    evaluator: str
+    plugins: tuple[str, ...]
+
+    @property
+    def payload(self) -> None:
+        """Evaluators bring their own data."""
+
+    def with_payload(self, payload: object) -> EvaluatorJob:
+        """The same job: there is no data to bind."""
+        del payload
+        return self
+
+    def prepare(self) -> None:
+        """Once per worker process: imports the plugins."""
+        _registry(self.plugins)
+
+    def __call__(self, work: Work) -> Iterator[dict[str, float]]:
+        """One dict per epoch, or one at the end."""
+        evaluate = _registry(self.plugins).lookup("evaluators", "evaluator", self.evaluator)
+        result = evaluate(work.architecture, budget=work.epochs, seed=work.seed)
+        for metrics in [result] if isinstance(result, Mapping) else result:
+            yield _checked(self.evaluator, metrics)
+
+
+def _checked(evaluator: str, metrics: object) -> dict[str, float]:
+    if not isinstance(metrics, Mapping):
+        raise EvaluationError(
+            f"evaluator {evaluator!r} gave {type(metrics).__name__}, expected a dict of numbers"
+        )
+    try:
+        values = {str(k): float(v) for k, v in metrics.items()}
+    except (TypeError, ValueError):
+        raise EvaluationError(f"evaluator {evaluator!r} gave {dict(metrics)!r}") from None
+    bad = [f"{k} = {v}" for k, v in values.items() if not math.isfinite(v)]
+    if bad:
+        raise EvaluationError(f"evaluator {evaluator!r} gave {', '.join(bad)}")
+    return values
+
+
+def weights_name(arch_id: str, seed: int) -> str:
+    """The file name of the weights of one training."""
+    return f"{arch_id}-s{seed}.safetensors"
+
+
+def _registry(plugins: tuple[str, ...]) -> Registry:
+    if plugins not in _registries:
+        try:
+            _registries[plugins] = load_plugins(plugins)
+        except ConfigError as error:
+            raise EvaluationError(f"in the worker: {error}") from error
+    return _registries[plugins]

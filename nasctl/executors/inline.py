@@ -1,0 +1,54 @@
+"""Layer 4: runs the engine in this process, one training after the other. For tables, debuggers
+and tests; the reference that every other executor must agree with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from nasctl.engine import Signal
+from nasctl.executors.base import EngineLike, Job, failure
+from nasctl.trial import Outcome, OutcomeKind, Work
+
+T = TypeVar("T")
+
+
+class InlineExecutor:
+    """See the module.
+
+    Args:
+        timeout_s: seconds after which a training fails, looked at after each epoch; None is never.
+    """
+
+    def __init__(self, *, timeout_s: float | None = None) -> None:
+        self._timeout_s = timeout_s
+
+    def run(self, engine: EngineLike, job: Job) -> None:
+        """Works until the engine is done or a stop is requested."""
+        job.prepare()
+        while isinstance(work := engine.next(), Work):
+            engine.end(work, self._train(engine, job, work))
+        # Alone, this process never has to wait for anybody: there is no running trial left.
+        assert work is Signal.DONE, "the engine waits for work that nobody does"
+
+    def run_exclusive(self, fn: Callable[[], T], resource: str | None = None) -> T:
+        """Nothing else runs in this process: calls `fn`."""
+        del resource
+        return fn()
+
+    def _train(self, engine: EngineLike, job: Job, work: Work) -> Outcome:
+        began = time.monotonic()
+        try:
+            for epoch, metrics in enumerate(job(work), start=1):
+                if not engine.report(work, epoch, metrics):
+                    return Outcome(kind=OutcomeKind.STOPPED)
+                if engine.stop_requested:
+                    return Outcome(kind=OutcomeKind.RELEASED)
+                if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+                    return Outcome(
+                        kind=OutcomeKind.FAILED, error=f"timed out after {self._timeout_s:g} s"
+                    )
+        except Exception as error:
+            return failure(error)  # one bad trial costs only itself, whatever user code raised
+        return Outcome(kind=OutcomeKind.COMPLETE)

@@ -1,0 +1,215 @@
+"""Layer 3: from trials to the Pareto front, with how sure every number is.
+
+Repeated seeds of one network are one entry: the mean of what was seen. Latency is the predicted
+one until a network has been measured whole; from then on the measured one decides.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nasctl import pareto, stats
+from nasctl.arch import Architecture
+from nasctl.space import Choices
+from nasctl.trial import EXACT_METRICS, Objectives, State, Trial, Uncertainty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One network of a run.
+
+    Attributes:
+        metrics: the values used in the search, and `latency_ms_measured` where there is one.
+        decisive: by objective, the value that ranks it: the measured latency replaces the
+            predicted one.
+        uncertainty: by metric.
+    """
+
+    architecture: Architecture
+    choices: Choices
+    metrics: Mapping[str, float]
+    decisive: Mapping[str, float]
+    uncertainty: Mapping[str, Uncertainty]
+
+    @property
+    def arch_id(self) -> str:
+        return self.architecture.id
+
+    def to_json(self) -> dict[str, Any]:
+        """A member as `front.json` has it."""
+        return {
+            "arch_id": self.arch_id,
+            "architecture": self.architecture.to_json(),
+            "choices": dict(self.choices),
+            "metrics": dict(self.metrics),
+            "uncertainty": {
+                k: {**asdict(u), "interval": list(u.interval)} for k, u in self.uncertainty.items()
+            },
+        }
+
+
+def collect_entries(
+    trials: Iterable[Trial],
+    *,
+    measured: Mapping[str, Mapping[str, Any]],
+    validation_images: int | None,
+    calibration_networks: int = 0,
+) -> list[Entry]:
+    """One entry per architecture with a COMPLETE trial, in order of its first one.
+
+    Args:
+        trials: of the run.
+        measured: whole-network latency by architecture id: `p50_ms`, `interval`, `n`.
+        validation_images: size of the validation split; None where an evaluator has its own.
+        calibration_networks: how many whole networks predicted latencies rest on.
+    """
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.state is State.COMPLETE:
+            groups.setdefault(trial.arch_id, []).append(trial)
+    return [
+        _entry(group, measured.get(arch_id), validation_images, calibration_networks)
+        for arch_id, group in groups.items()
+    ]
+
+
+def _entry(
+    group: Sequence[Trial],
+    measured: Mapping[str, Any] | None,
+    images: int | None,
+    calibration_networks: int,
+) -> Entry:
+    first = group[0]
+    metrics = {
+        name: statistics.fmean(t.metrics[name] for t in group)
+        for name in first.metrics
+        if all(name in t.metrics for t in group)
+    }
+    uncertainty: dict[str, Uncertainty] = {}
+    for name, value in metrics.items():
+        if name in first.cost_intervals:
+            uncertainty[name] = Uncertainty(
+                interval=first.cost_intervals[name],
+                n=calibration_networks,
+                split=None,
+                source="predicted",
+            )
+        elif name in EXACT_METRICS or name in first.cost:
+            uncertainty[name] = Uncertainty(
+                interval=(value, value), n=1, split=None, source="exact"
+            )
+        elif name == "accuracy":
+            seen = [t.metrics[name] for t in group]
+            uncertainty[name] = Uncertainty(
+                interval=accuracy_interval(seen, images),
+                n=len(seen),
+                split="val",
+                source="measured",
+            )
+    decisive = dict(metrics)
+    if measured is not None:
+        metrics["latency_ms_measured"] = decisive["latency_ms"] = measured["p50_ms"]
+        low, high = measured["interval"]
+        uncertainty["latency_ms_measured"] = Uncertainty(
+            interval=(low, high), n=measured["n"], split=None, source="measured"
+        )
+    return Entry(
+        architecture=first.architecture,
+        choices=first.choices,
+        metrics=metrics,
+        decisive=decisive,
+        uncertainty=uncertainty,
+    )
+
+
+def accuracy_interval(seen: Sequence[float], images: int | None) -> tuple[float, float]:
+    """The 95 % interval of an accuracy.
+
+    One training: Wilson's interval for the images it was judged on (it does not cover the spread
+    between seeds). Several: Student's t interval of the mean over seeds. An evaluator that is
+    asked once and does not say on how many images: no interval, both ends are the value.
+    """
+    mean = statistics.fmean(seen)
+    if len(seen) > 1:
+        return stats.t_interval(seen)
+    if images is None or not 0 <= mean <= 1:
+        return mean, mean
+    return stats.wilson_interval(round(mean * images), images)
+
+
+def front_entries(entries: Sequence[Entry], objectives: Objectives) -> list[Entry]:
+    """The non-dominated entries, best value of the first objective first."""
+    usable = [e for e in entries if all(m in e.decisive for m in objectives)]
+    members = [usable[i] for i in pareto.front([e.decisive for e in usable], objectives)]
+    first, direction = next(iter(objectives.items()))
+    return sorted(members, key=lambda e: e.decisive[first], reverse=direction == "max")
+
+
+def near_front_entries(
+    entries: Sequence[Entry], members: Sequence[Entry], objectives: Objectives
+) -> list[Entry]:
+    """Entries off the front whose intervals reach it: they may belong to it."""
+    usable = [e for e in entries if all(m in e.decisive for m in objectives)]
+    ids = {e.arch_id for e in members}
+    near = pareto.near_front(
+        [e.decisive for e in usable],
+        [_intervals(e, objectives) for e in usable],
+        objectives,
+        [i for i, e in enumerate(usable) if e.arch_id in ids],
+    )
+    return [usable[i] for i in near]
+
+
+def _intervals(entry: Entry, objectives: Objectives) -> dict[str, tuple[float, float]]:
+    found = {}
+    for m in objectives:
+        known = entry.uncertainty.get(m)
+        if m == "latency_ms":
+            known = entry.uncertainty.get("latency_ms_measured", known)
+        found[m] = known.interval if known else (entry.decisive[m], entry.decisive[m])
+    return found
+
+
+def count_states(trials: Iterable[Trial], rejected: int) -> dict[str, int]:
+    """How many candidates are in every state."""
+    counts = Counter(t.state for t in trials)
+    return {s.value: counts[s] for s in State} | {State.REJECTED.value: rejected}
+
+
+def front_json(
+    entries: Sequence[Entry],
+    *,
+    objectives: Objectives,
+    reference_point: Mapping[str, float],
+    counts: Mapping[str, int],
+) -> dict[str, Any]:
+    """The object that `front.json` holds and `nasctl front --json` prints."""
+    members = front_entries(entries, objectives)
+    return {
+        "objectives": dict(objectives),
+        "reference_point": dict(reference_point),
+        "hypervolume": pareto.hypervolume(
+            [e.decisive for e in members], objectives, reference_point
+        ),
+        "trials": dict(counts),
+        "members": [e.to_json() for e in members],
+    }
+
+
+def hypervolume_history(
+    trials: Sequence[Trial], objectives: Objectives, reference_point: Mapping[str, float]
+) -> list[tuple[int, float]]:
+    """(trial number, hypervolume of all COMPLETE trials up to it), by the values of the search."""
+    history: list[tuple[int, float]] = []
+    points: list[Mapping[str, float]] = []
+    for trial in trials:
+        if trial.state is State.COMPLETE and all(m in trial.metrics for m in objectives):
+            points.append(trial.metrics)
+            value = pareto.hypervolume(points, objectives, reference_point)
+            history.append((trial.number, value))
+            points = [points[i] for i in pareto.front(points, objectives)]
+    return history

@@ -1,0 +1,52 @@
+"""Layer 3: Ctrl-C and SIGTERM. The first asks for a graceful stop, the second Ctrl-C ends at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+class StopRequest:
+    """What signals have asked for so far.
+
+    Attributes:
+        exit_code: 0 while nobody asked, else 130 (SIGINT) or 143 (SIGTERM).
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self._graceful: Callable[[], None] | None = None
+
+    def on_stop(self, stop: Callable[[], None] | None) -> None:
+        """From now on a signal calls `stop` instead of raising KeyboardInterrupt."""
+        self._graceful = stop
+        if stop is not None and self.exit_code:
+            stop()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        del frame
+        again = self.exit_code != 0
+        self.exit_code = 128 + number
+        if again and number == signal.SIGINT:
+            # Everything that was shown is in the ledger; nothing has to be saved on the way out.
+            os._exit(self.exit_code)
+        if self._graceful is None:
+            raise KeyboardInterrupt
+        self._graceful()
+
+
+@contextlib.contextmanager
+def handling_signals() -> Iterator[StopRequest]:
+    """Installs the handlers for SIGINT and SIGTERM, and puts the old ones back."""
+    request = StopRequest()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, request.handle) for n in numbers}
+    try:
+        yield request
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)

@@ -1,0 +1,143 @@
+"""Layer 3: the registries, packaged and brought by users (`--plugin my_pkg.my_module`)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import search_spaces
+from nasctl import data, train
+from nasctl.arch import Block
+from nasctl.errors import ConfigError, nearest, unknown
+from search_spaces.blocks import BLOCKS
+
+_KINDS = ("BLOCKS", "FAMILIES", "DATASETS", "TRAINERS", "EVALUATORS")
+PACKAGED_EVALUATORS = ("train",)
+"""`evaluator=train` trains the candidate on the data; it is a flow, not a registry entry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """Everything that a configuration may name.
+
+    Attributes:
+        sources: plugin module name to the sha256 of its source, for the ledger.
+    """
+
+    blocks: Mapping[str, type[Block]]
+    families: Mapping[str, Callable[..., Any]]
+    datasets: Mapping[str, Callable[..., Any]]
+    trainers: Mapping[str, Callable[..., Any]]
+    evaluators: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def lookup(self, kind: str, key: str, name: str) -> Callable[..., Any]:
+        """The entry `name` of `kind` (`families`, ...).
+
+        Raises:
+            ConfigError: there is none; names the config `key` and the nearest valid name.
+        """
+        table: Mapping[str, Callable[..., Any]] = getattr(self, kind)
+        if name not in table:
+            raise ConfigError(f"{key}: {unknown(kind[:-1].replace('ie', 'y'), name, table)}")
+        return table[name]
+
+
+def load_plugins(modules: Iterable[str]) -> Registry:
+    """Imports the modules (the current directory comes first) and merges their dicts.
+
+    Raises:
+        ConfigError: a module that cannot be imported, defines nothing, or redefines a name.
+    """
+    tables: dict[str, dict[str, Any]] = {
+        "BLOCKS": dict(BLOCKS),
+        "FAMILIES": dict(search_spaces.FAMILIES),
+        "DATASETS": dict(data.DATASETS),
+        "TRAINERS": dict(train.TRAINERS),
+        "EVALUATORS": {},
+    }
+    sources: dict[str, str] = {}
+    names = list(dict.fromkeys(modules))
+    if names and str(Path.cwd()) not in sys.path[:1]:
+        sys.path.insert(0, str(Path.cwd()))
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(
+                f"--plugin {name}: cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+        found = [kind for kind in _KINDS if isinstance(getattr(module, kind, None), dict)]
+        if not found:
+            raise ConfigError(
+                f"--plugin {name}: defines none of the dicts {', '.join(_KINDS)}{_slip(module)}"
+            )
+        for kind in found:
+            for key, value in getattr(module, kind).items():
+                if key in tables[kind] or (kind == "EVALUATORS" and key in PACKAGED_EVALUATORS):
+                    raise ConfigError(f"--plugin {name}: {kind}[{key!r}] exists already")
+                tables[kind][key] = value
+        file = inspect.getsourcefile(module)
+        sources[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return Registry(
+        blocks=tables["BLOCKS"],
+        families=tables["FAMILIES"],
+        datasets=tables["DATASETS"],
+        trainers=tables["TRAINERS"],
+        evaluators=tables["EVALUATORS"],
+        sources=sources,
+    )
+
+
+def _slip(module: object) -> str:
+    for name in vars(module):
+        if not name.startswith("_") and (guess := nearest(name.upper(), _KINDS)):
+            return f"; it has {name!r}, did you mean {guess!r}?"
+    return ""
+
+
+def call_factory(
+    factory: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    key: str,
+    extras: Mapping[str, Any] | None = None,
+) -> Any:
+    """Calls a registry entry with options from YAML, after checking them against its signature.
+
+    Args:
+        factory: the function.
+        options: its keyword arguments, from the configuration.
+        key: where the options stand in the configuration, for messages.
+        extras: arguments that are passed only if the function takes them.
+
+    Raises:
+        ConfigError: unknown or missing options; all of them at once.
+    """
+    parameters = inspect.signature(factory).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = {k: v for k, v in (extras or {}).items() if k in parameters}
+    valid = [
+        n
+        for n, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in given
+    ]
+    problems = (
+        []
+        if open_ended
+        else [f"{key}.{unknown('option', k, valid)}" for k in options if k not in valid]
+    )
+    problems += [
+        f"{key}.{n}: missing"
+        for n in valid
+        if parameters[n].default is inspect.Parameter.empty and n not in options
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return factory(**given, **options)

@@ -1,0 +1,201 @@
+"""Layer 3: everything known about a run, read from its folder. Never writes, never blocks it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasctl.arch import Block
+from nasctl.errors import EnvironmentProblemError, nearest
+from nasctl.evaluate import weights_name
+from nasctl.front import Entry, collect_entries, count_states, front_json, hypervolume_history
+from nasctl.ledger import Ledger
+from nasctl.trial import Objectives, Rejection, Trial
+
+LEDGER = "ledger.sqlite"
+
+
+def find_run(run: str | Path) -> Path:
+    """The folder of a run, from its path.
+
+    Raises:
+        EnvironmentProblemError: there is no ledger in it; names the nearest run beside it.
+    """
+    path = Path(run)
+    if path.name == LEDGER:
+        path = path.parent
+    if (path / LEDGER).is_file():
+        return path
+    runs = [p.parent for place in (path, path.parent) for p in sorted(place.glob(f"*/{LEDGER}"))]
+    if not runs and Path("runs").is_dir():
+        runs = [p.parent for p in sorted(Path("runs").glob(f"*/{LEDGER}"))]
+    by_name = {p.name: p for p in runs}
+    guess = by_name.get(path.name) or by_name.get(nearest(path.name, by_name) or "")
+    hint = f"; runs: {', '.join(map(str, runs))}" if runs else ""
+    if guess:
+        hint = f"; did you mean {guess}?"
+    raise EnvironmentProblemError(f"{run}: no run here (no {LEDGER}){hint}")
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """A snapshot of one run; open a new one to see later trials.
+
+    Args:
+        directory: the run's folder.
+        block_types: op name to class, for architectures.
+    """
+
+    directory: Path
+    block_types: Mapping[str, type[Block]]
+
+    @functools.cached_property
+    def _content(self) -> tuple[dict[str, Any], list[Trial], list[Rejection], dict[str, Any]]:
+        ledger = Ledger(self.directory / LEDGER, self.block_types, readonly=True)
+        try:
+            meta = {k: ledger.meta(k) for k in _META}
+            return meta, ledger.trials(), ledger.rejections(), ledger.measurements()
+        finally:
+            ledger.close()
+
+    def meta(self, key: str) -> Any:
+        """A setting stored when the run was created; None if it got no further."""
+        return self._content[0][key]
+
+    @property
+    def uid(self) -> str:
+        return str(self.meta("uid"))
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name", self.directory.name))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.meta("config") or {})
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(self.meta("environment") or {})
+
+    @property
+    def command(self) -> str:
+        return str(self.meta("command") or "")
+
+    @property
+    def git_commit(self) -> str | None:
+        commit: str | None = self.environment.get("git_commit")
+        return commit
+
+    @property
+    def objectives(self) -> Objectives:
+        return dict(self.config.get("objectives") or {})
+
+    @property
+    def reference_point(self) -> dict[str, float]:
+        return dict(self.meta("reference_point") or {})
+
+    @property
+    def status(self) -> str:
+        """RUNNING, FINISHED, INTERRUPTED or FAILED."""
+        return str(self.meta("status") or "RUNNING")
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "FINISHED"
+
+    def trials(self) -> list[Trial]:
+        return self._content[1]
+
+    def rejections(self) -> list[Rejection]:
+        return self._content[2]
+
+    @property
+    def rejected_count(self) -> int:
+        return len(self.rejections())
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        return self._content[3]
+
+    @property
+    def latency(self) -> dict[str, Any] | None:
+        """The summary of the latency table, or None."""
+        summary: dict[str, Any] | None = self.meta("latency_summary")
+        return summary
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """One per trained network."""
+        return collect_entries(
+            self.trials(),
+            measured=self.measurements,
+            validation_images=self.meta("validation_images"),
+            calibration_networks=int((self.latency or {}).get("calibration_networks", 0)),
+        )
+
+    @functools.cached_property
+    def front(self) -> dict[str, Any]:
+        """The object of `front.json`, computed from the ledger."""
+        return front_json(
+            self.entries,
+            objectives=self.objectives,
+            reference_point=self.reference_point,
+            counts=count_states(self.trials(), self.rejected_count),
+        )
+
+    def front_ids(self) -> set[str]:
+        return {m["arch_id"] for m in self.front["members"]}
+
+    def hypervolume_history(self) -> list[tuple[int, float]]:
+        return hypervolume_history(self.trials(), self.objectives, self.reference_point)
+
+    def weights(self, arch_id: str) -> Path | None:
+        """The weights of the first finished training of a network, if they were kept."""
+        for trial in self.trials():
+            path = self.directory / "weights" / weights_name(arch_id, trial.seed)
+            if trial.arch_id == arch_id and path.is_file():
+                return path
+        return None
+
+    def artifacts(self) -> list[tuple[Path, str]]:
+        """(file, folder in the tracking store): reports, the config, weights of front members."""
+        found = [
+            (path, "")
+            for name in (
+                "front.json",
+                "report.html",
+                "config.yaml",
+                "report.md",
+                "report.png",
+                "report.csv",
+            )
+            if (path := self.directory / name).is_file()
+        ]
+        for arch_id in sorted(self.front_ids()):
+            path = self.directory / "weights" / f"{arch_id}.json"
+            if (weights := self.weights(arch_id)) is not None:
+                found.append((weights, "models"))
+            if path.is_file():
+                found.append((path, "models"))
+        return found
+
+
+_META = (
+    "uid",
+    "config",
+    "environment",
+    "command",
+    "reference_point",
+    "status",
+    "latency_summary",
+    "validation_images",
+    "block_costs",
+    "latency_table",
+    "plugins",
+    "space_size",
+    "seconds",
+)

@@ -1,0 +1,12 @@
+"""What can be built: blocks, networks and families of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nasctl.space import Family
+from search_spaces.staged import staged
+
+FAMILIES: dict[str, Callable[..., Family]] = {"staged": staged}
+
+__all__ = ["FAMILIES"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from nasctl.arch import Block, Shape, normal_number
+from nasctl.arch import Block, Shape
 from nasctl.errors import SpecError
 from search_spaces.blocks.conv import (
     feature_map,
@@ -134,7 +135,7 @@ class InvertedResidual(Block):
                     activation=self.activation,
                 ),
             )
-        expand_ratio = normal_number(hidden / channels)
+        expand_ratio = hidden / channels
         residual = shortcut or self.stride != 1 or channels != self.out
         if (expand_ratio, residual) == (self.expand_ratio, self.residual):
             return (self,)
@@ -166,10 +167,8 @@ def _mobile_layers(
     stride: int,
     activation: str,
     last_activation: str,
-) -> dict[str, nn.Module]:
+) -> OrderedDict[str, nn.Module]:
     """One construction for both blocks, so that where they coincide they really are the same."""
-    from collections import OrderedDict
-
     from search_spaces.blocks.modules import conv_norm_activation
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()

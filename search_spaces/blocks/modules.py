@@ -50,8 +50,8 @@ class Shortcut(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        out: Tensor = x + super().forward(x)
-        return out
+        inside: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch's own lacks types
+        return x + inside
 
 
 class Bottleneck(nn.Module):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from nasctl.arch import Block, Shape, normal_number
+from nasctl.arch import Block, Shape
 from nasctl.errors import SpecError
 from search_spaces.blocks.conv import (
     ConvNormActivation,
@@ -62,14 +63,12 @@ class ResidualBottleneck(Block):
 
     def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
         del in_shape
-        reduction = normal_number(self.out / self.hidden_channels)
+        reduction = self.out / self.hidden_channels
         if reduction == self.reduction:
             return (self,)
         return (dataclasses.replace(self, reduction=reduction),)
 
     def build(self, in_shape: Shape) -> nn.Module:
-        from collections import OrderedDict
-
         from torch import nn
 
         from search_spaces.blocks.modules import Bottleneck, conv_norm_activation

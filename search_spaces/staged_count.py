@@ -1,0 +1,153 @@
+"""How many distinct networks a staged space has: exact, without listing them.
+
+A network is a word whose letters are canonical blocks. The words are those of an acyclic
+non-deterministic automaton: its states are positions with the choices made so far that still
+matter, an identity is a move without a letter, and several states may read the same letter (a
+depth of 2 with a skip and a depth of 1). Determinised (Rabin and Scott's subset construction),
+every word has one path, so paths can be counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from nasctl.arch import Block, Scalar, Shape
+from search_spaces.staged_options import DEFAULTS, TYPE_DIMENSIONS
+from search_spaces.staged_reach import network_widths
+
+if TYPE_CHECKING:
+    from search_spaces.staged import StagedSpace
+
+Values = tuple[Scalar | None, ...]  # of the dimensions in the order of DEFAULTS; None: open
+
+MAX_STEPS = 500_000
+"""Transitions of the determinised automaton that are followed: some seconds."""
+
+OPEN: Values = (None,) * len(DEFAULTS)
+
+
+class _State(NamedTuple):
+    stage: int  # one past the last: the head comes next
+    block: int  # from 1
+    shape: Shape
+    base: float  # multiplier of stem and head
+    network: Values
+    within: Values  # of the stage
+
+
+def count_networks(space: StagedSpace, *, max_steps: int = MAX_STEPS) -> int | None:
+    """The exact number of distinct networks; None if that takes more than `max_steps`."""
+    automaton = _Automaton(space)
+    total = 0
+    for input_shape in space.options.input_shapes:
+        starts: dict[Block, set[_State]] = {}
+        for width in network_widths(space.options):
+            base = space.base_width(width)
+            stem = space.stem(input_shape, base)
+            state = _State(0, 1, stem.shape, base, (width, *OPEN[1:]), OPEN)
+            starts.setdefault(cast(Block, stem.block), set()).add(state)
+        ways: dict[frozenset[_State], int] = {}
+        for states in starts.values():
+            subset = automaton.closure(states)
+            ways[subset] = ways.get(subset, 0) + 1
+        while ways:
+            after: dict[frozenset[_State], int] = {}
+            for subset, n in ways.items():
+                ends, letters = automaton.step(subset)
+                total += n * ends
+                for target in letters:
+                    after[target] = after.get(target, 0) + n
+            if automaton.steps > max_steps:
+                return None
+            ways = after
+    return total
+
+
+class _Automaton:
+    def __init__(self, space: StagedSpace) -> None:
+        self.space = space
+        self.stages = space.options.stages
+        self.steps = 0
+        self._moves: dict[_State, list[tuple[Block | None, _State]]] = {}
+        self._known: dict[frozenset[_State], tuple[int, list[frozenset[_State]]]] = {}
+
+    def closure(self, states: set[_State]) -> frozenset[_State]:
+        """With the states that identities lead to."""
+        found, queue = set(states), list(states)
+        while queue:
+            for letter, target in self.moves(queue.pop()):
+                if letter is None and target not in found:
+                    found.add(target)
+                    queue.append(target)
+        return frozenset(found)
+
+    def step(self, subset: frozenset[_State]) -> tuple[int, list[frozenset[_State]]]:
+        """How many words end after the head here, and where each letter leads."""
+        if subset not in self._known:
+            heads = {
+                tuple(placed.block for placed in self.space.head(state.shape, state.base))
+                for state in subset
+                if state.stage == len(self.stages)
+            }
+            targets: dict[Block, set[_State]] = {}
+            for state in subset:
+                for letter, target in self.moves(state):
+                    self.steps += 1
+                    if letter is not None:
+                        targets.setdefault(letter, set()).add(target)
+            self._known[subset] = len(heads), [self.closure(t) for t in targets.values()]
+        return self._known[subset]
+
+    def moves(self, state: _State) -> list[tuple[Block | None, _State]]:
+        """(letter, next state); the letter is None for an identity."""
+        if state not in self._moves:
+            found: dict[tuple[Block | None, _State], None] = {}
+            if state.stage < len(self.stages):
+                for values, network, within in self._open(state):
+                    placed = self.space.place(state.stage, state.block == 1, state.shape, values)
+                    for target in self._targets(state, placed.shape, network, within):
+                        found[placed.block, target] = None
+            self._moves[state] = list(found)
+        return self._moves[state]
+
+    def _open(self, state: _State) -> Iterator[tuple[Values, Values, Values]]:
+        """The block's values, with what network and stage are bound to by choosing them.
+
+        A choice that blocks share is made when the first of them needs it, not before.
+        """
+        dimensions = self.stages[state.stage].dimensions
+        pending: list[tuple[Values, Values, Values]] = [((), state.network, state.within)]
+        for i, name in enumerate(DEFAULTS):
+            dimension = dimensions[name]
+            after: list[tuple[Values, Values, Values]] = []
+            for values, network, within in pending:
+                if i > 1 and name not in TYPE_DIMENSIONS[cast(str, values[1])]:
+                    after.append(((*values, None), network, within))
+                    continue
+                shared = {"network": network, "stage": within}.get(dimension.scope, OPEN)
+                bound = shared[i]
+                for value in dimension.choices if bound is None else (bound,):
+                    binding = network, within
+                    if not dimension.fixed and dimension.scope == "network":
+                        binding = (*network[:i], value, *network[i + 1 :]), within
+                    elif not dimension.fixed and dimension.scope == "stage":
+                        binding = network, (*within[:i], value, *within[i + 1 :])
+                    after.append(((*values, value), *binding))
+            pending = after
+        yield from pending
+
+    def _targets(
+        self, state: _State, shape: Shape, network: Values, within: Values
+    ) -> Iterator[_State]:
+        """The next block of the stage, and the next stage where this block may be the last."""
+        stage = self.stages[state.stage]
+        if state.block < stage.depths[-1]:
+            yield _State(state.stage, state.block + 1, shape, state.base, network, within)
+        if state.block in stage.depths:
+            later = self.stages[state.stage + 1 :]
+            open_again = tuple(
+                value if any(s.dimensions[name].scope == "network" for s in later) else None
+                for name, value in zip(DEFAULTS, network, strict=True)
+            )
+            yield _State(state.stage + 1, 1, shape, state.base, open_again, OPEN)

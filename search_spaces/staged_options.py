@@ -1,0 +1,275 @@
+"""The options of a staged space, read from plain data; every problem is reported, with its key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from nasctl.arch import Scalar, Shape, normal_number
+from nasctl.errors import ConfigError, unknown
+from search_spaces.blocks.conv import ACTIVATION_ALIASES, ACTIVATIONS
+
+Scope = Literal["network", "stage", "block"]
+
+SCOPES: tuple[Scope, ...] = ("network", "stage", "block")
+
+TYPE_DIMENSIONS: Mapping[str, tuple[str, ...]] = {
+    "inverted_residual": ("expand_ratio", "kernel_size", "bottleneck_activation"),
+    "depthwise_separable": ("kernel_size",),
+    "residual_bottleneck": ("kernel_size",),
+    "skip": (),
+}
+"""For each block type the dimensions that it has, besides its width."""
+
+DEFAULTS: Mapping[str, Scalar] = {
+    "width_multiplier": 1,
+    "block_type": "inverted_residual",
+    "expand_ratio": 6,
+    "kernel_size": 3,
+    "bottleneck_activation": "linear",
+}
+"""The dimensions in the order in which they are decided, with the values of MobileNetV2."""
+
+LIST_SCOPES: Mapping[str, Scope] = {
+    "width_multiplier": "network",
+    "block_type": "stage",
+    "expand_ratio": "stage",
+    "kernel_size": "stage",
+    "bottleneck_activation": "network",
+}
+"""The scope of a plain list: the block's form per stage, as MnasNet does it; the rest once."""
+
+MAX_STAGES, MAX_DEPTH, MAX_CHANNELS, MAX_SIDE, MAX_CHOICES = 32, 64, 65_536, 4_096, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension:
+    """A property of blocks: its alternatives and over how much of the network they agree."""
+
+    choices: tuple[Scalar, ...]
+    scope: Scope
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self.choices) == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """`depth` blocks of one width; the first one strides."""
+
+    channels: int
+    depths: tuple[int, ...]
+    stride: int
+    dimensions: Mapping[str, Dimension]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedOptions:
+    """What `staged` was asked for, checked.
+
+    Attributes:
+        input_shapes: one per resolution, in the order of choice.
+        stem: channels, kernel_size, stride, activation.
+        dimensions: of the network; a stage has these too unless it overrides them.
+        head_channels: of the final 1x1 convolution; 0 is none.
+    """
+
+    input_shapes: tuple[Shape, ...]
+    num_classes: int
+    stem_channels: int
+    stem_kernel_size: int
+    stem_stride: int
+    stem_activation: str
+    stages: tuple[Stage, ...]
+    head_channels: int
+    dropout: float
+    dimensions: Mapping[str, Dimension]
+
+
+class _Reader:
+    """Reads values and notes what is wrong with them, so that all is reported at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def mapping(self, value: Any, path: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+        """A mapping with known keys; an empty one where it is not."""
+        if not isinstance(value, Mapping):
+            keys = ", ".join(known)
+            self.problems.append(f"{path}: expected a mapping with {keys}; got {value!r}")
+            return {}
+        prefix = f"{path}." if path else ""
+        self.problems += [
+            f"{prefix}{key}: {unknown('option', key, known)}" for key in value if key not in known
+        ]
+        return value
+
+    def number(self, value: Any, path: str, low: float, high: float) -> float:
+        """A number in [low, high]."""
+        given = normal_number(value)
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            self.problems.append(f"{path}: expected a number, got {value!r}")
+        elif not low <= given <= high:  # also NaN
+            self.problems.append(f"{path}: expected {low} to {high}, got {value!r}")
+        else:
+            return given
+        return low
+
+    def whole(self, value: Any, path: str, low: int, high: int) -> int:
+        """A whole number in [low, high]."""
+        given = normal_number(value)
+        if isinstance(given, int) and not isinstance(given, bool) and low <= given <= high:
+            return given
+        self.problems.append(f"{path}: expected a whole number, {low} to {high}; got {value!r}")
+        return low
+
+    def required(self, options: Mapping[str, Any], key: str, path: str) -> Any:
+        """The value, or None and a problem."""
+        if key not in options:
+            self.problems.append(f"{path}.{key}: missing")
+        return options.get(key)
+
+    def odd(self, value: Any, path: str) -> int:
+        """A kernel size that keeps the size of the map."""
+        size = self.whole(value, path, 1, 31)
+        if size % 2 == 0:
+            self.problems.append(f"{path}: a kernel size must be odd, got {value!r}")
+            return 1
+        return size
+
+    def name(self, value: Any, path: str, kind: str, known: tuple[str, ...]) -> str:
+        """One of the known names."""
+        if value in known and isinstance(value, str):
+            return value
+        self.problems.append(f"{path}: {unknown(kind, value, known)}")
+        return known[0]
+
+    def activation(self, value: Any, path: str) -> str:
+        """One of the activations, by its one name."""
+        if isinstance(value, str):
+            value = ACTIVATION_ALIASES.get(value, value)
+        return self.name(value, path, "activation", tuple(ACTIVATIONS))
+
+    def choices(self, value: Any, path: str, one: Callable[[Any, str], Scalar]) -> tuple[Any, ...]:
+        """A value, or a list of distinct ones."""
+        if not isinstance(value, list | tuple):
+            return (one(value, path),)
+        if not value or len(value) > MAX_CHOICES:
+            self.problems.append(f"{path}: expected 1 to {MAX_CHOICES} choices, got {len(value)}")
+            return (one(value[0], path),) if value else (None,)
+        before = len(self.problems)
+        read = [one(item, f"{path}.{i}") for i, item in enumerate(value)]
+        if len(self.problems) == before and len(set(read)) < len(read):
+            twice = next(v for i, v in enumerate(read) if v in read[:i])
+            self.problems.append(f"{path}: {twice!r} is given twice")
+        return tuple(dict.fromkeys(read))
+
+    def dimension(self, name: str, value: Any, path: str, scope: Scope) -> Dimension:
+        """A fixed value, a list of choices, or `{choices, scope}`."""
+        if isinstance(value, Mapping):
+            given = self.mapping(value, path, ("choices", "scope"))
+            if "scope" in given:
+                read = self.name(given["scope"], f"{path}.scope", "scope", SCOPES)
+                scope = cast(Scope, read)
+            value, path = self.required(given, "choices", path), f"{path}.choices"
+            if value is None:
+                return Dimension(choices=(DEFAULTS[name],), scope=scope)
+        return Dimension(choices=self.choices(value, path, self._one(name)), scope=scope)
+
+    def _one(self, name: str) -> Callable[[Any, str], Scalar]:
+        readers: dict[str, Callable[[Any, str], Scalar]] = {
+            "width_multiplier": lambda v, p: self.number(v, p, 0.01, 16),
+            "expand_ratio": lambda v, p: self.number(v, p, 0.1, 64),
+            "kernel_size": self.odd,
+            "bottleneck_activation": self.activation,
+            "block_type": lambda v, p: self.name(v, p, "block type", tuple(TYPE_DIMENSIONS)),
+        }
+        return readers[name]
+
+    def stage(self, value: Any, path: str, shared: Mapping[str, Dimension]) -> Stage:
+        """One entry of `stages`; dimensions that it does not name are the network's."""
+        given = self.mapping(value, path, ("channels", "depth", "stride", *DEFAULTS))
+        own: dict[str, Dimension] = {}
+        for name in (n for n in DEFAULTS if n in given):
+            # A list here cannot be one choice for the whole network.
+            outer = shared[name].scope
+            scope: Scope = "stage" if outer == "network" else outer
+            own[name] = self.dimension(name, given[name], f"{path}.{name}", scope)
+            if own[name].scope == "network":
+                self.problems.append(
+                    f"{path}.{name}.scope: a stage's own choices have the scope stage or block"
+                )
+        channels = self.required(given, "channels", path) if given else 1
+        return Stage(
+            channels=self.whole(channels, f"{path}.channels", 1, MAX_CHANNELS),
+            depths=tuple(
+                sorted(
+                    self.choices(
+                        given.get("depth", 1),
+                        f"{path}.depth",
+                        lambda v, p: self.whole(v, p, 1, MAX_DEPTH),
+                    )
+                )
+            ),
+            stride=self.whole(given.get("stride", 1), f"{path}.stride", 1, MAX_SIDE),
+            dimensions={**shared, **own},
+        )
+
+
+def read_options(input_shape: Shape, num_classes: int, options: Mapping[str, Any]) -> StagedOptions:
+    """Checks the options of a staged space.
+
+    Raises:
+        ConfigError: everything that is wrong with them, a line each, the key path first.
+    """
+    reader = _Reader()
+    known = ("resolution", "stem", "stages", "head", *DEFAULTS)
+    given = reader.mapping(options, "", known)
+    dimensions = {
+        name: reader.dimension(name, given.get(name, default), name, LIST_SCOPES[name])
+        for name, default in DEFAULTS.items()
+    }
+    stem = reader.mapping(
+        given.get("stem", {}), "stem", ("channels", "kernel_size", "stride", "activation")
+    )
+    head = reader.mapping(given.get("head", {}), "head", ("channels", "dropout"))
+    listed = given.get("stages")
+    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= MAX_STAGES:
+        reader.problems.append(f"stages: expected a list of 1 to {MAX_STAGES} stages")
+        listed = ()
+    read = StagedOptions(
+        input_shapes=_input_shapes(reader, input_shape, given),
+        num_classes=reader.whole(num_classes, "num_classes", 1, 10**6),
+        stem_channels=reader.whole(stem.get("channels", 16), "stem.channels", 1, MAX_CHANNELS),
+        stem_kernel_size=reader.odd(stem.get("kernel_size", 3), "stem.kernel_size"),
+        stem_stride=reader.whole(stem.get("stride", 1), "stem.stride", 1, MAX_SIDE),
+        stem_activation=reader.activation(stem.get("activation", "relu6"), "stem.activation"),
+        stages=tuple(
+            reader.stage(stage, f"stages.{i}", dimensions) for i, stage in enumerate(listed)
+        ),
+        head_channels=reader.whole(head.get("channels", 0), "head.channels", 0, MAX_CHANNELS),
+        dropout=reader.number(head.get("dropout", 0), "head.dropout", 0, 0.99),
+        dimensions=dimensions,
+    )
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return read
+
+
+def _input_shapes(
+    reader: _Reader, input_shape: Shape, options: Mapping[str, Any]
+) -> tuple[Shape, ...]:
+    if len(input_shape) != 3:
+        reader.problems.append(
+            f"input_shape: a staged space needs (channels, height, width), got {input_shape}"
+        )
+        return ((1, 1, 1),)
+    if options.get("resolution") is None:
+        return (tuple(int(n) for n in input_shape),)
+    sides = reader.choices(
+        options["resolution"], "resolution", lambda v, p: reader.whole(v, p, 1, MAX_SIDE)
+    )
+    return tuple((int(input_shape[0]), side, side) for side in sides)

@@ -1,0 +1,61 @@
+"""Layer 3: the Markdown description of a search in the tracking store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence, Set
+from typing import TYPE_CHECKING
+
+from nasctl.tracking_text import TAG_LENGTH, cut, redact, show_number
+from nasctl.trial import State, Trial
+
+if TYPE_CHECKING:
+    from nasctl.tracking_view import RunRecords
+
+_ROWS = 30
+
+
+def search_note(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> str:
+    """Markdown: what this is, the front as a table, how to get it again."""
+    counts = {state: sum(t.state is state for t in trials) for state in State}
+    goals = ", ".join(f"{k} ({v})" for k, v in records.objectives.items())
+    shown = ", ".join(
+        f"{n} {state.value.lower()}"
+        for state, n in counts.items()
+        if n and state is not State.REJECTED
+    )
+    lines = [
+        f"**Architecture search `{records.name}`**: {records.status.lower()}; trials: "
+        f"{shown or 'none yet'}; {records.rejected_count} candidates over a constraint, "
+        "rejected before training.",
+        "",
+        f"Objectives: {goals}. Members of the front are the child runs tagged `pareto = true`.",
+        "",
+        *_front_table(records, trials, front),
+        "Again, or further:",
+        "",
+        "```",
+        redact(records.command),
+        "```",
+    ]
+    return cut("\n".join(lines), TAG_LENGTH)
+
+
+def _front_table(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> Iterator[str]:
+    rows: dict[str, tuple[int, dict[str, float]]] = {}
+    for trial in trials:
+        if trial.state is State.COMPLETE and trial.arch_id in front:
+            rows.setdefault(trial.arch_id, (trial.number, {**trial.cost, **trial.metrics}))
+    names = list(records.objectives)
+    if not rows or not names:
+        return
+    sign = -1 if records.objectives[names[0]] == "max" else 1
+    order = sorted(rows.items(), key=lambda item: sign * item[1][1].get(names[0], math.inf))
+    yield f"| network | trial | {' | '.join(names)} |"
+    yield f"|---|---:|{'---:|' * len(names)}"
+    for arch_id, (number, metrics) in order[:_ROWS]:
+        cells = " | ".join(show_number(metrics.get(name)) for name in names)
+        yield f"| `{arch_id}` | {number} | {cells} |"
+    if len(order) > _ROWS:
+        yield f"\n{len(order) - _ROWS} more in front.json."
+    yield ""

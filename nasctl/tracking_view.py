@@ -1,0 +1,282 @@
+"""Layer 3: what a run looks like in a tracking store. Pure: records in, values out, no MLflow.
+
+One parent run for the search and one child per trial. Everything is a function of the records
+(timestamps too), so that projecting twice says the same thing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from nasctl.arch import canonical_json
+from nasctl.tracking_note import search_note
+from nasctl.tracking_text import (
+    KEY_LENGTH,
+    TAG_LENGTH,
+    cut,
+    finite_only,
+    flatten,
+    redact,
+    safe_names,
+    value_text,
+)
+from nasctl.trial import State, Trial
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+VOLATILE = ("trials", "executor", "tracking", "progress", "output_dir")
+"""Settings that may change when a run is continued; MLflow's parameters cannot, its tags can."""
+
+_TRIAL_STATUS: dict[State, Status] = {
+    State.RUNNING: "RUNNING",
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "KILLED",
+    State.FAILED: "FAILED",
+}
+_RUN_STATUS: dict[str, Status] = {
+    "RUNNING": "RUNNING",
+    "FINISHED": "FINISHED",
+    "INTERRUPTED": "KILLED",
+    "FAILED": "FAILED",
+}
+
+
+class RunRecords(Protocol):
+    """A snapshot of one run, as `nasctl.records` reads it from the ledger."""
+
+    @property
+    def uid(self) -> str:
+        """Unique for ever; what runs in the store are found by."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+    @property
+    def command(self) -> str: ...
+    @property
+    def git_commit(self) -> str | None: ...
+    @property
+    def objectives(self) -> Mapping[str, Literal["max", "min"]]: ...
+    @property
+    def status(self) -> str:
+        """RUNNING, FINISHED, INTERRUPTED or FAILED."""
+
+    @property
+    def rejected_count(self) -> int: ...
+    @property
+    def measurements(self) -> Mapping[str, Mapping[str, Any]]:
+        """By architecture id, what was measured of the whole network: `p50_ms`, ..."""
+
+    def trials(self) -> Sequence[Trial]: ...
+    def hypervolume_history(self) -> Sequence[tuple[int, float]]: ...
+    def front_ids(self) -> Set[str]: ...
+    def artifacts(self) -> Sequence[tuple[Path, str]]:
+        """(file, folder); a file named after an architecture id belongs to that trial's run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One value of a metric that has a history."""
+
+    key: str
+    value: float
+    step: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """One run of the store as it should be.
+
+    Attributes:
+        key: the search's uid, or `uid:number` of a trial.
+        attempt: a higher one replaces the run: its earlier epochs belong to a lost attempt.
+        points: metrics with a history, in order.
+        latest: metrics of which only the current value matters.
+        step: at which `latest` values of metrics with a history stand: that of the last epoch.
+        end_ms: None while running.
+    """
+
+    key: str
+    name: str
+    status: Status
+    attempt: int = 1
+    start_ms: int
+    end_ms: int | None
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    latest: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+
+    def digest(self) -> str:
+        """Equal for equal views: lets a new process skip what is there already."""
+        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()[:16]
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+# -- one trial ------------------------------------------------------------------------------------
+
+
+def trial_view(
+    trial: Trial,
+    *,
+    uid: str,
+    recipe: Mapping[str, Any],
+    pareto: bool,
+    live: bool,
+    measured: Mapping[str, Any] | None = None,
+) -> RunView:
+    """The child run of one trial.
+
+    Args:
+        trial: the ledger's row.
+        uid: of the search.
+        recipe: training settings, the same for all trials.
+        pareto: whether its network is on the front now.
+        live: whether the search is running; if not, an unfinished trial is shown as interrupted.
+        measured: what was measured of the whole network, if it was.
+    """
+    running = trial.state is State.RUNNING
+    interrupted = running and not live
+    state = "INTERRUPTED" if interrupted else trial.state.value
+    metrics = finite_only({**trial.cost, **trial.metrics})
+    if measured and "p50_ms" in measured:
+        metrics |= finite_only({"latency_ms_measured": measured["p50_ms"]})
+    params = {
+        **trial.choices,
+        "arch_id": trial.arch_id,
+        "trial": trial.number,
+        "seed": trial.seed,
+        "epochs": trial.epochs,
+        **{f"recipe.{k}": v for k, v in flatten(recipe) if k != "epochs"},
+    }
+    tags = {
+        "state": state,
+        "pareto": str(pareto and trial.state is State.COMPLETE).lower(),
+        "nasctl.trial_uid": f"{uid}:{trial.number}",
+        "nasctl.attempt": str(trial.attempts),
+        "mlflow.source.name": "nasctl",
+        "mlflow.source.type": "LOCAL",
+    }
+    if trial.error:
+        tags["failure"] = value_text(trial.error, 500)
+        tags["mlflow.note.content"] = cut(f"**{state}**: {redact(trial.error)}", TAG_LENGTH)
+    points = tuple(_epoch_points(trial))
+    return RunView(
+        key=f"{uid}:{trial.number}",
+        name=f"{trial.number:03d} {trial.arch_id}",
+        status="KILLED" if interrupted else _TRIAL_STATUS[trial.state],
+        attempt=trial.attempts,
+        start_ms=_ms(trial.started_at),
+        end_ms=None if running and live else _ms(trial.started_at + trial.seconds),
+        params={k: value_text(v) for k, v in safe_names(params).items()},
+        tags=tags,
+        points=points,
+        latest=safe_names(metrics),
+        step=max((p.step for p in points), default=0),
+    )
+
+
+def _epoch_points(trial: Trial) -> Iterator[Point]:
+    # When an epoch ended is not recorded: its own seconds add up to it, deterministically.
+    clock = trial.started_at
+    for evaluation in trial.evaluations:
+        seconds = evaluation.metrics.get("seconds", 0.0)
+        clock += seconds if math.isfinite(seconds) else 0.0
+        for key, value in safe_names(finite_only(evaluation.metrics)).items():
+            yield Point(key=key, value=value, step=evaluation.epoch, timestamp_ms=_ms(clock))
+
+
+# -- the search -----------------------------------------------------------------------------------
+
+
+def search_view(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> RunView:
+    """The parent run: configuration, environment, progress of the front."""
+    status = _RUN_STATUS.get(records.status, "RUNNING")
+    ends = {t.number: _ms(t.started_at + t.seconds) for t in trials}
+    start = _ms(min((t.started_at for t in trials), default=0.0))
+    config = dict(flatten(records.config))
+    fixed = {k: v for k, v in config.items() if k.split(".")[0] not in VOLATILE}
+    moving = {k: v for k, v in config.items() if k.split(".")[0] in VOLATILE}
+    tags = {
+        **{f"config.{k}": value_text(v, TAG_LENGTH) for k, v in moving.items()},
+        **{f"env.{k}": value_text(v, TAG_LENGTH) for k, v in records.environment.items()},
+        "state": records.status,
+        "nasctl.run_uid": records.uid,
+        "nasctl.command": value_text(records.command, TAG_LENGTH),
+        "mlflow.note.content": search_note(records, trials, front),
+        "mlflow.source.name": "nasctl",
+        "mlflow.source.type": "LOCAL",
+    }
+    if records.git_commit:
+        tags["mlflow.source.git.commit"] = records.git_commit
+    return RunView(
+        key=records.uid,
+        name=cut(records.name, KEY_LENGTH),
+        status=status,
+        start_ms=start,
+        end_ms=None if status == "RUNNING" else max(ends.values(), default=start),
+        params={k: value_text(v) for k, v in safe_names(fixed).items()},
+        tags=safe_names(tags),
+        points=tuple(_hypervolume_points(records, trials, ends)),
+        latest=safe_names(_progress(records, trials, front)),
+    )
+
+
+def _hypervolume_points(
+    records: RunRecords, trials: Iterable[Trial], ends: Mapping[int, int]
+) -> Iterator[Point]:
+    # Trials finish out of order; a value is sent once no earlier trial can change it any more.
+    open_numbers = [t.number for t in trials if not t.state.is_final]
+    settled = min(open_numbers, default=math.inf)
+    for number, value in records.hypervolume_history():
+        if number < settled and math.isfinite(value):
+            when = ends.get(number, 0)
+            yield Point(key="hypervolume", value=float(value), step=number, timestamp_ms=when)
+
+
+def _progress(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> dict[str, float]:
+    progress = {
+        f"trials_{state.value.lower()}": float(sum(t.state is state for t in trials))
+        for state in (State.COMPLETE, State.PRUNED, State.FAILED)
+    }
+    progress["trials_rejected"] = float(records.rejected_count)
+    progress["front_size"] = float(len(front))
+    done = [{**t.cost, **t.metrics} for t in trials if t.state is State.COMPLETE]
+    for name, direction in records.objectives.items():
+        values = finite_only({str(i): m[name] for i, m in enumerate(done) if name in m}).values()
+        if values:
+            progress[f"best_{name}"] = max(values) if direction == "max" else min(values)
+    return progress
+
+
+def view_run(records: RunRecords) -> list[RunView]:
+    """Every run of the store as it should be: the search first, then its trials by number."""
+    trials = records.trials()
+    front = records.front_ids()
+    live = records.status == "RUNNING"
+    recipe = records.config.get("recipe") or {}
+    children = [
+        trial_view(
+            trial,
+            uid=records.uid,
+            recipe=recipe,
+            pareto=trial.arch_id in front,
+            live=live,
+            measured=records.measurements.get(trial.arch_id),
+        )
+        for trial in trials
+    ]
+    return [search_view(records, trials, front), *children]

@@ -1,0 +1,102 @@
+"""Layer 5: the report of a run: one self-contained HTML page, and PNG, CSV, Markdown beside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+from nasctl.errors import EnvironmentProblemError
+from nasctl.report_files import front_png, markdown, trials_csv
+from nasctl.report_html import page
+from nasctl.report_view import BlockCosts, BlockRow, Member, RunView
+
+__all__ = [
+    "BlockCosts",
+    "BlockRow",
+    "Member",
+    "RunView",
+    "render_html",
+    "write_report",
+]
+
+
+def render_html(view: RunView) -> str:
+    """The whole report as one HTML document.
+
+    The charts are drawn by the `basic` bundle of plotly.js (MIT, nasctl/assets), which is inlined:
+    the page works from a file, offline, and in a frame that allows nothing but scripts.
+    """
+    return page(
+        view,
+        css=_asset("report.css"),
+        script=_asset("report.js"),
+        plotly=_asset("plotly-basic.min.js"),
+    )
+
+
+def _asset(name: str) -> str:
+    return (files("nasctl.assets") / name).read_text(encoding="utf-8")
+
+
+def write_report(view: RunView, target: Path) -> list[Path]:
+    """Writes the report, and a PNG, a CSV of all trials and a Markdown summary beside it.
+
+    Args:
+        view: the run.
+        target: the HTML file (`.html`), or a folder, in which it will be `report.html`.
+
+    Returns:
+        The files: HTML, PNG, CSV, Markdown, all with the same stem.
+
+    Raises:
+        EnvironmentProblemError: they cannot be written. Older files of these names are then as
+            they were: each new one is complete on disk before the first takes its name.
+    """
+    target = Path(target)
+    page_file = target if target.suffix in {".html", ".htm"} else target / "report.html"
+    png = page_file.with_suffix(".png")
+    contents: dict[Path, bytes] = {
+        page_file: render_html(view).encode(),
+        png: front_png(view),
+        page_file.with_suffix(".csv"): trials_csv(view).encode(),
+        page_file.with_suffix(".md"): markdown(view, png.name).encode(),
+    }
+    written: dict[Path, Path] = {}
+    try:
+        page_file.parent.mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            written[path] = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _apply_umask(written[path])
+        for path, temporary in written.items():
+            temporary.replace(path)
+        _sync_folder(page_file.parent)
+    except OSError as error:
+        raise EnvironmentProblemError(
+            f"report: cannot write {page_file}: {error.strerror or error}"
+        ) from error
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+    return list(contents)
+
+
+def _apply_umask(path: Path) -> None:
+    """mkstemp makes files for their owner only; a report is shared like any other file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,208 @@
+"""Layer 5: what lies beside the page: a picture of the front, all trials as CSV, a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from nasctl import report_text as text
+from nasctl.report_html import headline
+from nasctl.report_view import Point, RunView, charted, direction, points, primary, tabled
+
+INK, MUTED, FRONT, NEAR, DOMINATED = "#16202e", "#5c6b7f", "#1558d6", "#6f9bea", "#aab4c2"
+
+
+def trials_csv(view: RunView) -> str:
+    """Every trial, one line each: state, costs, metrics, choices, whether it is on the front."""
+    members = {m["arch_id"] for m in view.members}
+    metrics = list(dict.fromkeys(n for t in view.trials for n in (*t.cost, *t.metrics)))
+    choices = list(dict.fromkeys(n for t in view.trials for n in t.choices))
+    fixed = ["number", "state", "arch_id", "on_front", "seed", "epochs", "attempts", "seconds"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*fixed, *metrics, "error", *(f"choice.{n}" for n in choices)])
+    for t in view.trials:
+        known = {**t.cost, **t.metrics}
+        writer.writerow(
+            [
+                t.number,
+                t.state.value,
+                t.arch_id,
+                int(t.arch_id in members),
+                t.seed,
+                t.epochs,
+                t.attempts,
+                f"{t.seconds:.3f}",
+                *(known.get(n, "") for n in metrics),
+                t.error or "",
+                *(t.choices.get(n, "") for n in choices),
+            ]
+        )
+    return out.getvalue()
+
+
+def markdown(view: RunView, picture: str) -> str:
+    """The result on half a page, for a pull request or a README."""
+    found = points(view)
+    members = [p for p in found if p.role == "member"]
+    columns = tabled(view)
+    lines = [f"# {_md(view.name)}", "", _md(headline(view, found)), ""]
+    if found:
+        lines += [f"![The front](<{picture}>)", ""]
+    if members:
+        split = [m for m in columns if any(m in p.predicted for p in members)]
+        heads = ["network"]
+        for m in columns:
+            heads += (
+                [f"{text.title(m)} measured", f"{text.title(m)} in search"]
+                if m in split
+                else [text.title(m)]
+            )
+        lines += [_row(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
+        for p in members:
+            cells = [f"`{p.arch_id}`"]
+            for m in columns:
+                ends = text.interval(m, p.intervals.get(m))
+                value = text.number(m, p.values.get(m))
+                cells.append(f"{value} ({ends})" if ends else value)
+                if m in split:
+                    cells.append(text.number(m, p.predicted.get(m)))
+            lines.append(_row(cells))
+        lines += ["", "In parentheses: 95 % intervals.", ""]
+    counts = ", ".join(f"{n:,} {s.lower()}" for s, n in view.counts.items() if n)
+    reference = ", ".join(
+        f"{text.label(m)} {text.quantity(m, v)}" for m, v in view.reference_point.items()
+    )
+    lines += [
+        f"- Trials: {counts or 'none'}",
+        f"- Hypervolume: {text.significant(view.front['hypervolume'], 4)} "
+        f"(reference point: {_md(reference)})",
+        f"- Wall time: {text.duration(view.seconds)}",
+        "",
+        "```",
+        view.command.replace("```", ""),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_md(c) for c in cells) + " |"
+
+
+def _md(value: str) -> str:
+    """Text that cannot end a table cell or become HTML."""
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def front_png(view: RunView) -> bytes:
+    """The front as a picture: the same panels as the page, 2,400 pixels wide."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = points(view)
+    axes = charted(view)[:2] or [primary(view.objectives)]
+    figure = Figure(figsize=(6.0 * max(len(axes), 1.4), 4.6), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(axes), squeeze=False, sharey=True)[0]
+    for panel, x in zip(panels, axes, strict=True):
+        _draw_panel(panel, view, found, x)
+    panels[0].set_ylabel(text.title(primary(view.objectives)), color=INK)
+    figure.suptitle(view.name.replace("$", r"\$"), x=0.01, ha="left", color=INK, weight="bold")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": "nasctl"})
+    return out.getvalue()
+
+
+def _draw_panel(panel: Any, view: RunView, found: Sequence[Point], x: str) -> None:
+    y = primary(view.objectives)
+    drawn = [p for p in found if x in p.values and y in p.values]
+    for role, colour, size, name in (
+        ("dominated", DOMINATED, 14, "dominated"),
+        ("near", NEAR, 26, "near the front"),
+    ):
+        chosen = [p for p in drawn if p.role == role]
+        if chosen:
+            panel.scatter(
+                [p.values[x] for p in chosen],
+                [p.values[y] for p in chosen],
+                s=size,
+                color=colour,
+                alpha=0.7,
+                linewidths=0,
+                label=name,
+                zorder=2,
+            )
+    members = [p for p in drawn if p.role == "member"]
+    if members:
+        panel.errorbar(
+            [p.values[x] for p in members],
+            [p.values[y] for p in members],
+            xerr=_whiskers(members, x),
+            yerr=_whiskers(members, y),
+            fmt="o",
+            ms=6,
+            color=FRONT,
+            ecolor=FRONT,
+            elinewidth=0.8,
+            mec="white",
+            mew=0.8,
+            label="on the front",
+            zorder=4,
+        )
+        stairs = staircase(members, x, y, direction(view, x), direction(view, y))
+        panel.plot(
+            [p[0] for p in stairs],
+            [p[1] for p in stairs],
+            color=FRONT,
+            lw=1.4,
+            alpha=0.75,
+            zorder=3,
+        )
+        panel.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=MUTED)
+    panel.set_xlabel(text.title(x), color=INK)
+    panel.grid(color="#e8ecf2", lw=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(colors=MUTED, labelsize=8)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        panel.spines[side].set_color("#c3ccd8")
+    if x in {"params", "macs", "activations", "model_bytes"}:
+        panel.xaxis.set_major_formatter(lambda value, _: text.si(value))
+
+
+def _whiskers(members: Sequence[Point], metric: str) -> list[list[float]]:
+    low, high = [], []
+    for p in members:
+        value = p.values[metric]
+        ends = p.intervals.get(metric, (value, value))
+        low.append(max(0.0, value - ends[0]))
+        high.append(max(0.0, ends[1] - value))
+    return [low, high]
+
+
+def staircase(
+    members: Sequence[Point], x: str, y: str, x_direction: str, y_direction: str
+) -> list[tuple[float, float]]:
+    """Corners of the attainment line of two metrics, from the best end of `x` on.
+
+    Members that another member beats in both metrics are off the line.
+    """
+    sign_x = 1 if x_direction == "min" else -1
+    sign_y = 1 if y_direction == "max" else -1
+    ordered = sorted(members, key=lambda p: (sign_x * p.values[x], -sign_y * p.values[y]))
+    corners: list[tuple[float, float]] = []
+    best: float | None = None
+    for p in ordered:
+        value = p.values[y]
+        if best is not None and sign_y * value <= sign_y * best:
+            continue
+        if best is not None:
+            corners.append((p.values[x], best))
+        corners.append((p.values[x], value))
+        best = value
+    return corners

@@ -33,6 +33,11 @@ MARK = "\0{"
 """Stands for `${` in values on their way through OmegaConf, which therefore resolves nothing."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SCIENTIFIC: tuple[str, re.Pattern[str], list[str]] = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 Key = tuple[str, ...]
 
 
@@ -78,7 +83,7 @@ def shown(value: object, *, limit: int = 60) -> str:
 def text_problem(text: str) -> str | None:
     """What is wrong with a text value: control characters, references to anything but a key."""
     if _CONTROL.search(text):
-        return f"control characters are not allowed: {shown(text)}"
+        return f"{shown(text)}: control characters are not allowed"
     plain = REFERENCE.sub("", text)
     if "${" in plain or "\\${" in text:
         return f"{shown(text)}: only ${{key}} with the path of another key may be referred to"
@@ -154,12 +159,25 @@ def _loader() -> Any:
         first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
         for first, known in base.yaml_implicit_resolvers.items()
     }
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
+    Loader.add_implicit_resolver(*_SCIENTIFIC)
     return Loader
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """The values as YAML that `load` reads back as they are; keys in the order given."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: object) -> bool:
+            del data
+            return True
+
+    Dumper.yaml_implicit_resolvers = {k: list(v) for k, v in Dumper.yaml_implicit_resolvers.items()}
+    Dumper.add_implicit_resolver(*_SCIENTIFIC)
+    text: str = yaml.dump(
+        dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return text
 
 
 def _yaml_error(error: Any, name: str) -> ConfigError:
@@ -179,31 +197,25 @@ def _check_events(text: str, name: str) -> None:
     import yaml
 
     depth = aliases = nodes = documents = 0
-
-    def refuse(event: Any, message: str) -> ConfigError:
-        return ConfigError(f"{name}:{event.start_mark.line + 1}: {message}")
-
     try:
         for event in yaml.parse(text, Loader=_loader()):
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    raise refuse(event, "a second document (`---`); a file holds one")
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            elif isinstance(event, yaml.NodeEvent):
-                nodes += 1
-                if nodes > MAX_NODES:
-                    raise refuse(event, f"more than {MAX_NODES} values")
-                aliases += isinstance(event, yaml.AliasEvent)
-                if aliases > MAX_ALIASES:
-                    raise refuse(event, f"more than {MAX_ALIASES} aliases")
-                if getattr(event, "tag", None) is not None:
-                    raise refuse(event, f"tags are not allowed: {shown(event.tag)}")
-                if isinstance(event, yaml.CollectionStartEvent):
-                    depth += 1
-                    if depth > MAX_DEPTH:
-                        raise refuse(event, f"nested deeper than {MAX_DEPTH} levels")
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            nodes += isinstance(event, yaml.NodeEvent)
+            aliases += isinstance(event, yaml.AliasEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            tag = getattr(event, "tag", None)
+            refusals = {
+                "a second document (`---`); a file holds one": documents > 1,
+                f"more than {MAX_NODES} values": nodes > MAX_NODES,
+                f"more than {MAX_ALIASES} aliases": aliases > MAX_ALIASES,
+                f"nested deeper than {MAX_DEPTH} levels": depth > MAX_DEPTH,
+                f"tags are not allowed: {shown(tag)}": tag is not None,
+            }
+            for message, refused in refusals.items():
+                if refused:
+                    line = getattr(event.start_mark, "line", 0) + 1
+                    raise ConfigError(f"{name}:{line}: {message}")
     except (yaml.YAMLError, ValueError) as error:
         raise _yaml_error(error, name) from error
 

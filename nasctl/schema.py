@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nasctl.arch import Scalar
-from nasctl.errors import nearest, unknown
 from nasctl.consistency import Problem
+from nasctl.errors import nearest, unknown
 from nasctl.guard import Key, shown
 from nasctl.recipe import Recipe
 from nasctl.trial import Direction
@@ -52,8 +52,8 @@ def name_problem(name: str) -> str | None:
         return f"at most 100 characters, got {len(name)}"
     if ".." in name or name.endswith("."):
         return "'..' and a '.' at the end are not allowed"
-    if name.split(".")[0].lower() in _WINDOWS_DEVICES:
-        return f"{name.split('.')[0]!r} is the name of a device on Windows"
+    if name.split(".", maxsplit=1)[0].lower() in _WINDOWS_DEVICES:
+        return f"{name.split('.', maxsplit=1)[0]!r} is the name of a device on Windows"
     return None
 
 
@@ -176,8 +176,10 @@ class TrackingConfig(_Section):
     """Where runs are shown beside the ledger."""
 
     name: Literal["mlflow", "none"]
-    uri: Name | None
-    experiment: Text
+    uri: Name | None = None
+    experiment: Text = "nasctl"
+    artifacts: bool = True
+    timeout_s: Annotated[int, Field(ge=1, le=3600)] = 5
 
 
 class SearchConfig(_Section):
@@ -283,27 +285,25 @@ _BOUNDS = {
 
 def _explained(item: Any) -> Problem:
     loc = tuple(str(part) for part in item["loc"])
-    kind, value = item["type"], item["input"]
     open_or_list = [*OPEN_SECTIONS, ("reference",)]
     while fields_at(loc[:-1]) is None and not any(loc[: len(k)] == k for k in open_or_list):
         loc = loc[:-1]  # pydantic appends the names of the types in a union
+    return loc, _message(loc, item["type"], item["input"], item)
+
+
+def _message(loc: Key, kind: str, value: object, item: Any) -> str:
     got = shown(value)
-    if kind == "extra_forbidden":
-        return loc, unknown_key(loc)
-    if kind == "missing":
-        return loc, "missing"
-    if kind == "literal_error":
-        valid = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
-        return loc, unknown("value", value, valid)
-    if kind in _BOUNDS:
-        bound, words = _BOUNDS[kind]
-        return loc, f"must be {words} {item['ctx'][bound]}, got {got}"
     if kind in _EXPECTED:
         in_group = len(loc) == 1 and loc[0] in GROUPS and isinstance(value, str)
         hint = f"; in a file, `- override {loc[0]}: {value}` under defaults" if in_group else ""
-        return loc, f"{_EXPECTED[kind]}, got {got}{hint}"
-    if kind == "too_short":
-        return loc, "at least one is needed"
-    if kind == "value_error":
-        return loc, f"{item['ctx']['error']}, got {got}"
-    return loc, f"{item['msg']}, got {got}"
+        return f"{_EXPECTED[kind]}, got {got}{hint}"
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"must be {words} {item['ctx'][bound]}, got {got}"
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
+        return unknown("value", value, valid)
+    whole = {"extra_forbidden": unknown_key(loc), "missing": "missing"}
+    whole["too_short"] = "at least one is needed"
+    reason = item["ctx"]["error"] if kind == "value_error" else item["msg"]
+    return whole.get(kind, f"{reason}, got {got}")

@@ -1,0 +1,254 @@
+"""Layer 5: files and overrides become one mapping, by Hydra's compose API and nothing else of it.
+
+Hydra composes; it resolves no interpolation, instantiates nothing and owns neither arguments,
+folders nor logging. Its errors are rewritten into one line each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nasctl import guard
+from nasctl.errors import ConfigError, nearest, unknown
+from nasctl.guard import Key, shown
+from nasctl.schema import GROUPS, OPEN_SECTIONS, unknown_key
+from nasctl.sources import PRIMARY, Layer, Session, hydra_over
+
+_FAILURES_OF_HYDRA = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError)
+"""What composing raises on odd input besides its own exceptions."""
+
+
+_GROUP_KEYS = {(group,) for group in GROUPS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """What came out of Hydra.
+
+    Attributes:
+        data: plain values, references (`guard.MARK` or `${`) still in them.
+        layers: the files, in the order in which they were read.
+        applied: overrides in effect, as they were given, by key.
+        problems: of overrides, each a line that starts with the key; those were left out of
+            `data`, so that whatever else is wrong can be reported with them.
+    """
+
+    data: dict[str, Any]
+    layers: tuple[Layer, ...]
+    applied: dict[Key, str]
+    problems: tuple[str, ...]
+
+
+def compose(primary: Path, packaged: Path, overrides: Sequence[str]) -> Composed:
+    """Composes `primary` with the packaged folder behind its own.
+
+    Raises:
+        ConfigError: a file that cannot be read or composed, whatever the overrides.
+    """
+    session = Session(primary=primary.resolve(), packaged=packaged.resolve())
+    try:
+        with hydra_over(session):
+            return _without_bad_overrides(session, overrides)
+    except RecursionError as error:
+        raise ConfigError(
+            f"{session.shown(primary)}: defaults: the files name each other in a circle"
+        ) from error
+
+
+def _without_bad_overrides(session: Session, overrides: Sequence[str]) -> Composed:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    problems: list[str] = []
+    unknown_keys: list[Key] = []
+    accepted = [o for text in overrides if (o := _parse(text, problems)) is not None]
+    while True:
+        try:
+            data = _run_hydra(accepted)
+            break
+        except (HydraException, OmegaConfBaseException, *_FAILURES_OF_HYDRA) as error:
+            bad, message = _explain(error, session, accepted)
+            if bad is None:
+                raise ConfigError([*problems, message]) from error
+            if message:
+                accepted.remove(bad)
+                problems.append(message)
+                continue
+        # A key that does not exist: find all of those at once, composing takes a while.
+        existing = set(flat_keys(_run_hydra([o for o in accepted if o.key in _GROUP_KEYS])))
+        for override in [o for o in accepted if o is bad or (o.is_plain and o.key not in existing)]:
+            accepted.remove(override)
+            if override.is_open:
+                accepted.append(override.added())
+            else:
+                unknown_keys.append(override.key)
+    keys = [guard.dotted(k) for k in flat_keys(data)]
+    problems += [f"{guard.dotted(key)}: {unknown_key(key, keys)}" for key in unknown_keys]
+    return Composed(
+        data=data,
+        layers=tuple(session.layers),
+        applied={o.key: o.text for o in accepted},
+        problems=tuple(problems),
+    )
+
+
+def _run_hydra(overrides: Sequence[_Override]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from omegaconf import OmegaConf
+
+    composed = hydra_compose(PRIMARY, [o.line for o in overrides])
+    data = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
+def flat_keys(value: Any, prefix: Key = ()) -> Iterator[Key]:
+    """Every key path of nested mappings and lists."""
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for name, inner in items:
+        yield (*prefix, str(name))
+        yield from flat_keys(inner, (*prefix, str(name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Override:
+    """An override that parses: `text` as typed, `line` as Hydra gets it."""
+
+    text: str
+    line: str
+    key: Key
+    value: Any
+    is_plain: bool
+
+    @property
+    def is_open(self) -> bool:
+        return any(len(self.key) > len(s) and self.key[: len(s)] == s for s in OPEN_SECTIONS)
+
+    def added(self) -> _Override:
+        """The same, for a key that is not there yet."""
+        return replace(self, line=f"++{self.line}", is_plain=False)
+
+
+def _parse(text: str, problems: list[str]) -> _Override | None:
+    """One override, or a line in `problems`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    named = f"override {shown(text)}"
+    key, equals, value = text.partition("=")
+    if len(text) > 4096 or max(text.count(c) for c in "[{(") > guard.MAX_DEPTH:
+        problems.append(f"{named}: too long or nested too deeply; put it into a file")
+        return None
+    if not equals and not text.startswith("~"):
+        problems.append(f"{named}: expected KEY=VALUE")
+        return None
+    if problem := guard.text_problem(text):
+        problems.append(f"override {problem}")
+        return None
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+        parsed_value = None if parsed.is_sweep_override() else parsed.value()
+    except (HydraException, ValueError, RecursionError) as error:
+        quoting = f"quote the value: '{key}=\"{value}\"'" if value else "expected KEY=VALUE"
+        problems.append(f"{named}: cannot be read; {quoting}")
+        del error
+        return None
+    parts = tuple(parsed.key_or_group.split("."))
+    message = _override_problem(parsed, parts, parsed_value, value)
+    if message:
+        problems.append(f"{'.'.join(parts)}: {message}")
+        return None
+    is_plain = not (parsed.is_delete() or parsed.is_add() or parsed.is_force_add())
+    return _Override(text=text, line=text, key=parts, value=parsed_value, is_plain=is_plain)
+
+
+def _override_problem(parsed: Any, key: Key, value: Any, text: str) -> str | None:
+    nested = [part for path in flat_keys(value) for part in path]
+    if key[0].split("/")[0] == "hydra":
+        return "Hydra's own settings cannot be set from the command line"
+    if parsed.package is not None or "@" in parsed.key_or_group:
+        return "`@` is not supported"
+    if problem := next(filter(None, map(guard.key_problem, (*key, *nested))), None):
+        return problem
+    if parsed.is_sweep_override():
+        listed = f"[{text}]" if "," in text and "(" not in text else "[a,b]"
+        return f"{shown(text)} is several values; for a list {listed}, for a text quote it"
+    if key in _GROUP_KEYS and not parsed.is_delete():
+        is_name = isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value)
+        if not is_name and not isinstance(value, dict):
+            return f"expected the name of an option, got {shown(value)}; {key[0]}=NAME"
+    return None
+
+
+def _explain(
+    error: Exception, session: Session, overrides: Sequence[_Override]
+) -> tuple[_Override | None, str]:
+    """The override at fault, if one is, and the line to show ("": the key does not exist)."""
+    text = str(error) or str(error.__cause__ or "")
+    first = text.strip().split("\n")[0]
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing:
+        return _missing_option(str(missing), getattr(error, "options", None), session, overrides)
+    quoted = set(re.findall(r"'([^']+)'", first)) | set(first.split())
+    for override in reversed(overrides):
+        if quoted & {guard.dotted(override.key), override.line} or override.line in first:
+            cause = str(error.__cause__ or first).strip().split("\n")[0]
+            return override, _override_failure(override, first, cause)
+    name = session.shown(session.primary)
+    first = first.replace(f"'{PRIMARY}'", name).replace(PRIMARY, name)
+    if match := re.search(r"Multiple values for (\S+?)\.", first):
+        group = match.group(1)
+        message = f"{group} is chosen twice; write `- override {group}: ...`"
+    elif match := re.search(r"Could not override '([^']+)'", first):
+        message = f"override {unknown('group', match.group(1), GROUPS)}"
+    elif "Overrides must be at the end" in text:
+        message = "`override` entries come after the plain ones, before `_self_`"
+    else:
+        message = f"cannot be composed: {first or type(error).__name__}"
+    return None, f"{name}: defaults: {message}"
+
+
+def _override_failure(override: _Override, first: str, cause: str) -> str:
+    key = guard.dotted(override.key)
+    if first.startswith("Could not override"):
+        is_group = override.key in _GROUP_KEYS
+        return f"{key}: this file has no groups; set {key}.name=..." if is_group else ""
+    if "An item is already at" in first:
+        return f"{key}: exists already; drop the `+`: {override.text.lstrip('+')}"
+    if first.startswith("Could not delete"):
+        return f"{key}: there is nothing to remove"
+    return f"{key}: {cause}"
+
+
+def _missing_option(
+    missing: str,
+    options: Sequence[str] | None,
+    session: Session,
+    overrides: Sequence[_Override],
+) -> tuple[_Override | None, str]:
+    group, _, name = missing.rpartition("/")
+    plugin = f"; a plugin's own: {group}.name={name}" if group in ("data",) else ""
+    message = f"{group}: {unknown('option', name, options or ())}{plugin}"
+    for override in reversed(overrides):
+        if ".".join(override.key) == group and override.value == name:
+            return override, message
+    primaries = [p.stem for p in sorted(session.packaged.glob("*.yaml"))]
+    if not group:
+        message = f"defaults: {unknown('file', name, primaries)}"
+        beside = [p.stem for p in session.primary.parent.glob("*.yaml") if p != session.primary]
+        if nearest(name, beside) and not nearest(name, primaries):
+            message = f"defaults: {unknown('file', name, beside)}"
+    for layer in session.layers:
+        for position, entry in enumerate(layer.file.data.get("defaults") or ()):
+            values = list(entry.values()) if isinstance(entry, dict) else [entry]
+            if name in values or missing in values:
+                return None, f"{layer.file.where(('defaults', str(position)))}: {message}"
+    return None, f"{session.shown(session.primary)}: {message}"

@@ -31,19 +31,24 @@ COUNTING = 1
 
 BYTES_PER_PARAMETER = 4
 
-FREE_OPS = frozenset(
-    """
+_KEEPS_SHAPE = """
+    clamp clamp_ clamp_min clamp_min_ elu elu_ gelu hardsigmoid hardsigmoid_ hardswish
+    hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ native_batch_norm relu relu_ sigmoid
+    sigmoid_ silu silu_ softplus tanh tanh_
+"""
+KEEPS_SHAPE = frozenset(_KEEPS_SHAPE.split())
+"""aten operations on one tensor, element by element, without multiply-accumulates."""
+
+_FREE_OPS = """
     _adaptive_avg_pool2d _native_batch_norm_legit _native_batch_norm_legit_no_training
-    _reshape_alias _softmax _to_copy _unsafe_view add add_ alias avg_pool2d cat chunk clamp clamp_
-    clamp_min clamp_min_ clone constant_pad_nd detach div div_ elu elu_ empty_like expand flatten
-    gelu hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_
-    lift_fresh max_pool2d_with_indices mean mul mul_ native_batch_norm native_group_norm
-    native_layer_norm permute pow relu relu_ select sigmoid sigmoid_ silu silu_ slice softplus
-    split split_with_sizes squeeze sub sum t tanh tanh_ transpose unsqueeze
-    upsample_bilinear2d upsample_nearest2d view
-    """.split()
-)
-"""aten operations without multiply-accumulates, by the conventions above."""
+    _reshape_alias _softmax _to_copy _unsafe_view add add_ alias arange avg_pool2d cat chunk
+    clone constant_pad_nd detach div div_ empty empty_like expand flatten full lift_fresh
+    max_pool2d_with_indices mean mul mul_ native_group_norm native_layer_norm ones ones_like
+    permute pow select slice split split_with_sizes squeeze sub sum t transpose unsqueeze
+    upsample_bilinear2d upsample_nearest2d view zeros zeros_like
+"""
+FREE_OPS = frozenset(_FREE_OPS.split())
+"""Other aten operations without multiply-accumulates, by the conventions above."""
 
 
 class BlockCost(NamedTuple):
@@ -70,13 +75,20 @@ def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
 
     macs = activations = 0
 
-    class Counter(TorchDispatchMode):
+    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's lacks types
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # else torch imports its compiler here, which takes as long as torch
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             nonlocal macs, activations
-            out = func(*args, **(kwargs or {}))
             op = func._schema.name.removeprefix("aten::")
+            if op in KEEPS_SHAPE:  # torch would load its compiler to say so
+                first = args[0] if op.endswith("_") else args[0].new_empty(args[0].shape)
+                return (first, None, None) if op == "native_batch_norm" else first
+            out = func(*args, **(kwargs or {}))
             if op == "convolution":
                 weight, transposed = args[1], args[6]
                 # Of the weight's axes the first is the channel that a MAC is counted per.
@@ -95,8 +107,9 @@ def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
             return out
 
     module.eval()
-    with torch.no_grad(), Counter():
-        module(torch.empty((1, *in_shape), device="meta"))
+    mode = Counter()  # type: ignore[no-untyped-call]  # likewise
+    with torch.device("meta"), torch.no_grad(), mode:
+        module(torch.empty((1, *in_shape)))
     params = sum(p.numel() for p in module.parameters())
     return BlockCost(params, macs, activations)
 

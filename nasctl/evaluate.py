@@ -71,6 +71,8 @@ class TrainingJob:
             name, options = self.family
             build = registry.families[name](**options).build or build
         model = build(work.architecture)
+        # Trainers read it to resize the images: the resolution may be one of the choices.
+        model.input_shape = work.architecture.input_shape  # type: ignore[assignment]
         network.initialise(model, work.architecture, work.seed)
         train = registry.lookup("trainers", "recipe.trainer", recipe.trainer)
         for metrics in train(model, self.dataset, recipe, work.seed):

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import search_spaces
-from nasctl import data, train
 from nasctl.arch import Block
+from nasctl.data import DATASETS
 from nasctl.errors import ConfigError, nearest, unknown
+from nasctl.train import TRAINERS
 from search_spaces.blocks import BLOCKS
 
 _KINDS = ("BLOCKS", "FAMILIES", "DATASETS", "TRAINERS", "EVALUATORS")
@@ -58,8 +59,8 @@ def load_plugins(modules: Iterable[str]) -> Registry:
     tables: dict[str, dict[str, Any]] = {
         "BLOCKS": dict(BLOCKS),
         "FAMILIES": dict(search_spaces.FAMILIES),
-        "DATASETS": dict(data.DATASETS),
-        "TRAINERS": dict(train.TRAINERS),
+        "DATASETS": dict(DATASETS),
+        "TRAINERS": dict(TRAINERS),
         "EVALUATORS": {},
     }
     sources: dict[str, str] = {}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasctl.arch import Block
 from nasctl.errors import EnvironmentProblemError, nearest
 from nasctl.evaluate import weights_name
 from nasctl.front import Entry, collect_entries, count_states, front_json, hypervolume_history
 from nasctl.ledger import Ledger
 from nasctl.trial import Objectives, Rejection, Trial
+from search_spaces.blocks import BLOCKS
 
 LEDGER = "ledger.sqlite"
 
@@ -46,15 +45,16 @@ class RunRecords:
 
     Args:
         directory: the run's folder.
-        block_types: op name to class, for architectures.
+
+    Raises:
+        EnvironmentProblemError: on first use, if there is no readable ledger in it.
     """
 
     directory: Path
-    block_types: Mapping[str, type[Block]]
 
     @functools.cached_property
     def _content(self) -> tuple[dict[str, Any], list[Trial], list[Rejection], dict[str, Any]]:
-        ledger = Ledger(self.directory / LEDGER, self.block_types, readonly=True)
+        ledger = Ledger(self.directory / LEDGER, BLOCKS, readonly=True)
         try:
             meta = {k: ledger.meta(k) for k in _META}
             return meta, ledger.trials(), ledger.rejections(), ledger.measurements()
@@ -199,3 +199,8 @@ _META = (
     "space_size",
     "seconds",
 )
+
+
+def open_records(directory: str | Path) -> RunRecords:
+    """A fresh snapshot of the run in `directory`; importable, for other processes."""
+    return RunRecords(Path(directory))

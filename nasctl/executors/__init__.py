@@ -1,0 +1,40 @@
+"""Layer 4: where trainings run. Ray is imported by its own module, when a run begins."""
+
+from __future__ import annotations
+
+from nasctl.environment import usable_cores
+from nasctl.executors.base import Executor
+from nasctl.executors.inline import InlineExecutor
+from nasctl.executors.ray import RayExecutor
+
+__all__ = ["Executor", "create_executor", "worker_count"]
+
+
+def worker_count(workers: int | None, cpus: float) -> int:
+    """How many trainings run at a time: as asked, else as many as fit on the usable cores."""
+    return workers or max(1, int(usable_cores() // cpus))
+
+
+def create_executor(
+    name: str,
+    *,
+    workers: int | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    timeout_s: float | None = None,
+    address: str | None = None,
+) -> Executor:
+    """The executor `ray` or `inline` (which has one worker, this process).
+
+    Raises:
+        ConfigError: numbers that cannot be.
+    """
+    if name == "inline":
+        return InlineExecutor(timeout_s=timeout_s)
+    return RayExecutor(
+        workers=worker_count(workers, cpus),
+        cpus=cpus,
+        gpus=gpus,
+        timeout_s=timeout_s,
+        address=address,
+    )

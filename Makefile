@@ -1,0 +1,35 @@
+# Two commands on a fresh machine with Python 3.11+ and make: `make search` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= conf/mbv2_space.yaml
+# Optional: an index for another torch build, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PIP_ARGS = -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: search test test-all lint clean
+
+search: $(VENV)/.installed
+	$(VENV)/bin/nasctl search $(CONFIG)
+
+test: lint
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+
+test-all: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,317 @@
+"""Layer 6: the commands. Results go to stdout, everything else to stderr.
+
+Only click is imported here at start-up; each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nasctl.errors import ConfigError, InterruptedSearchError, NasctlError
+
+if TYPE_CHECKING:
+    from nasctl.config import LoadedConfig
+    from nasctl.plugins import Registry
+    from nasctl.records import RunRecords
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(package_name="nasctl", message="nasctl %(version)s")
+def cli() -> None:
+    """Neural architecture search with evidence: which network should I ship to this device?
+
+    \b
+    nasctl search mbv2_space            search the packaged MobileNetV2 space
+    nasctl search mbv2_space --dry-run  what it would do, how large the space is, how long it takes
+    nasctl front runs/mbv2_space        the Pareto front of a run, also while it runs
+    nasctl init my_search               a configuration to copy and edit
+    """
+
+
+@cli.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--plugin", "plugins", multiple=True, metavar="MODULE",
+              help="Python module with your blocks, families, datasets, evaluators.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show config, size, costs and time; train nothing.")
+@click.option("--fresh", is_flag=True, help="Move an existing run of that name aside first.")
+@click.option("--progress", type=click.Choice(["auto", "live", "plain", "none"]), default="auto",
+              help="How progress is shown on stderr.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the front as one JSON object.")
+def search(  # noqa: PLR0917 - click passes one argument per option
+    config: str,
+    overrides: tuple[str, ...],
+    plugins: tuple[str, ...],
+    dry_run: bool,
+    fresh: bool,
+    progress: str,
+    as_json: bool,
+) -> None:
+    """Search a space for the Pareto front of accuracy against cost.
+
+    CONFIG is a YAML file or the name of a packaged configuration (`nasctl configs`). KEY=VALUE
+    changes any of its settings: sampler=nsga2 trials=64 recipe.epochs=8 constraints.params=200000
+
+    The same command continues an unfinished or interrupted run.
+    """
+    from nasctl.config import load_config
+    from nasctl.plugins import load_plugins
+
+    loaded = load_config(config, overrides)
+    registry = load_plugins(plugins)
+    if dry_run:
+        _dry_run(loaded, registry, as_json=as_json)
+        return
+    records = _search(loaded, registry, fresh=fresh, progress=progress, as_json=as_json)
+    _show_front(records, as_json=as_json)
+    _show_places(records)
+
+
+def _search(
+    loaded: LoadedConfig, registry: Registry, *, fresh: bool, progress: str, as_json: bool
+) -> RunRecords:
+    from nasctl.config import config_diff, resolved_yaml
+    from nasctl.outputs import make_tracker, publish
+    from nasctl.progress import make_progress
+    from nasctl.records import RunRecords
+    from nasctl.search import SearchRequest, run_search
+
+    display = make_progress(progress)
+    config = loaded.config
+    request = SearchRequest(
+        config=config,
+        resolved=loaded.resolved,
+        config_text=resolved_yaml(config),
+        command=shlex.join(["nasctl", *sys.argv[1:]]),
+        fresh=fresh,
+        registry=registry,
+        differences=config_diff,
+        display=display,
+        track=lambda directory: make_tracker(
+            directory, loaded.resolved["tracking"], display.warning
+        ),
+        publish=publish,
+    )
+    try:
+        with display:
+            return run_search(request)
+    except InterruptedSearchError:
+        records = RunRecords(Path(config.output_dir) / config.name)
+        if records.trials():
+            _show_front(records, as_json=as_json)
+        raise
+
+
+def _dry_run(loaded: LoadedConfig, registry: Registry, *, as_json: bool) -> None:
+    from nasctl.config import resolved_yaml
+    from nasctl.dryrun import dry_run
+
+    outlook = dry_run(loaded.config, registry, announce=lambda text: _say(f"{text} ..."))
+    if as_json:
+        _print_json(outlook.to_json())
+    else:
+        click.echo(resolved_yaml(loaded.config))
+        click.echo(outlook.to_text())
+
+
+def _show_front(records: RunRecords, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(records.front)
+        return
+    from nasctl.progress import print_front
+
+    print_front(records.front, records.trials(), sys.stdout)
+
+
+def _show_places(records: RunRecords) -> None:
+    directory = records.directory
+    _say(f"report    {directory / 'report.html'}")
+    _say(f"front     {directory / 'front.json'}")
+    if (records.config.get("tracking") or {}).get("name") == "mlflow":
+        _say(f"MLflow    nasctl ui {directory}")
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--at", metavar="METRIC=VALUE", help="Only the best member within a budget.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def front(run: str, at: str | None, as_json: bool) -> None:
+    """Show the Pareto front of RUN, a table and a picture; also while it runs."""
+    records = _open(run)
+    shown = records.front
+    if at is not None:
+        shown = {**shown, "members": [best_within(shown, *_budget(at))]}
+    if as_json:
+        _print_json(shown)
+        return
+    from nasctl.progress import print_front
+
+    print_front(shown, records.trials(), sys.stdout)
+
+
+def _budget(text: str) -> tuple[str, float]:
+    metric, _, value = text.partition("=")
+    try:
+        return metric, float(value)
+    except ValueError:
+        raise ConfigError(
+            f"--at {text}: expected METRIC=VALUE, for example latency_ms=1.5"
+        ) from None
+
+
+def best_within(front: Mapping[str, Any], metric: str, bound: float) -> Mapping[str, Any]:
+    """The member with the best first objective among those within a budget.
+
+    Args:
+        front: the object of front.json.
+        metric: a metric to minimise; measured latency counts where there is one.
+        bound: its largest allowed value.
+
+    Raises:
+        ConfigError: no member has that metric.
+        NothingFeasibleError: no member is within the budget; names the closest.
+    """
+    from nasctl.errors import NothingFeasibleError, unknown
+
+    members: Iterable[Mapping[str, Any]] = front["members"]
+    names = list(dict.fromkeys(n for m in members for n in m["metrics"]))
+    if metric not in names:
+        raise ConfigError(f"--at {metric}={bound:g}: {unknown('metric', metric, names)}")
+
+    def value(member: Mapping[str, Any]) -> float:
+        metrics = member["metrics"]
+        return float(metrics.get(f"{metric}_measured", metrics.get(metric, float("inf"))))
+
+    within = [m for m in members if value(m) <= bound]
+    if not within:
+        closest = min(members, key=value)
+        raise NothingFeasibleError(
+            f"--at {metric}={bound:g}: no member of the front is within it; the closest is "
+            f"{closest['arch_id']} with {metric} {value(closest):.6g}"
+        )
+    first, direction = next(iter(front["objectives"].items()))
+    return (max if direction == "max" else min)(within, key=lambda m: m["metrics"][first])
+
+
+@cli.command()
+@click.argument("run")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The HTML file, or a folder.")
+def report(run: str, output: Path | None) -> None:
+    """Write the report of RUN: self-contained HTML, with PNG, CSV and Markdown beside it."""
+    from nasctl.outputs import report_view
+    from nasctl.report import write_report
+
+    records = _open(run)
+    for path in write_report(report_view(records), output or records.directory):
+        click.echo(path)
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--port", type=click.IntRange(1, 65535), help="By default 5000, or a free one.")
+def ui(run: str, port: int | None) -> None:
+    """Open the MLflow UI on the store of RUN (or of a folder with runs)."""
+    import subprocess
+
+    from nasctl.outputs import tracking_settings
+    from nasctl.tracking import ui_command
+
+    directory = Path(run)
+    if (directory / "mlflow.db").is_file():
+        settings = tracking_settings({}, directory)
+    else:
+        records = _open(run)
+        settings = tracking_settings(records.config["tracking"], records.directory.parent)
+    command = ui_command(settings, port=port)
+    click.echo(command.url)
+    if command.argv is None:
+        return
+    _say("Ctrl-C stops it")
+    try:
+        raise SystemExit(subprocess.run(command.argv, env=command.env, check=False).returncode)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+@cli.command()
+@click.argument("run")
+def sync(run: str) -> None:
+    """Bring the tracking store up to date with RUN, after an outage."""
+    from nasctl.errors import EnvironmentProblemError
+    from nasctl.outputs import tracking_settings
+    from nasctl.tracking import sync as synchronise
+
+    records = _open(run)
+    settings = tracking_settings(records.config["tracking"], records.directory.parent)
+    result = synchronise(records, settings)
+    if result.problem is not None:
+        raise EnvironmentProblemError(f"{settings.store_uri}: {result.problem}")
+    click.echo(f"{settings.store_uri}: {result.sent} changes sent, all is there")
+
+
+@cli.command()
+def configs() -> None:
+    """List the packaged configurations and option groups."""
+    from nasctl.config import list_configs
+
+    for found in list_configs():
+        name = f"{found.group}={found.name}" if found.group else found.name
+        click.echo(f"{name:<24} {found.description}")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def init(directory: Path) -> None:
+    """Write an example configuration into DIRECTORY, to be edited."""
+    from nasctl.config import init_dir
+
+    click.echo(init_dir(directory))
+
+
+def _open(run: str) -> RunRecords:
+    from nasctl.records import RunRecords, find_run
+
+    return RunRecords(find_run(run))
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def main() -> None:
+    """The entry point: errors become one line on stderr and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _say("stopped")
+        sys.exit(130)
+    except NasctlError as error:
+        _say(f"Error: {error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not an error, but nothing more to say.
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        _say("This is a bug in nasctl; nothing that was finished is lost. Please report the above.")
+        sys.exit(1)

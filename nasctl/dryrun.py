@@ -1,0 +1,173 @@
+"""Layer 4: `--dry-run`. What a search would do, how large its space is, and how long it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nasctl import prepare
+from nasctl.arch import Architecture
+from nasctl.candidates import Priced
+from nasctl.errors import NothingFeasibleError
+from nasctl.executors import worker_count
+from nasctl.plugins import Registry
+from nasctl.space import SpaceSize, cost_range, measure_space
+from nasctl.trial import Work
+
+if TYPE_CHECKING:
+    from nasctl.schema import SearchConfig
+
+TIMED_NETWORKS = 5
+TIMED_STEPS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What can be said before training.
+
+    Attributes:
+        size: of the space.
+        cost_range: smallest and largest value of each cost among `sampled` random networks.
+        feasible: how many of those satisfy the constraints.
+        trial_seconds: expected mean duration of a training on one worker; None if unknown.
+        total_seconds: of all trials on `workers` workers.
+    """
+
+    size: SpaceSize
+    cost_range: Mapping[str, tuple[float, float]]
+    sampled: int
+    feasible: int
+    trials: int
+    workers: int
+    trial_seconds: float | None
+
+    @property
+    def total_seconds(self) -> float | None:
+        if self.trial_seconds is None:
+            return None
+        return self.trials * self.trial_seconds / self.workers
+
+    def to_json(self) -> dict[str, Any]:
+        """`configurations`, `networks`, `networks_exact`, `cost_range`, and the rest."""
+        return {
+            "configurations": self.size.configurations,
+            "networks": self.size.networks,
+            "networks_exact": self.size.networks_exact,
+            "networks_relative_error": self.size.networks_error,
+            "cost_range": {k: list(v) for k, v in self.cost_range.items()},
+            "sampled": self.sampled,
+            "feasible": self.feasible,
+            "trials": self.trials,
+            "workers": self.workers,
+            "seconds": self.total_seconds,
+        }
+
+    def to_text(self) -> str:
+        """The same for people."""
+        size = self.size
+        networks = f"{size.networks:,}"
+        if not size.networks_exact:
+            error = size.networks_error
+            networks = f"about {networks} (+-{error:.0%})" if error else f"at least {networks}"
+        lines = [
+            f"configurations    {size.configurations:,}",
+            f"distinct networks {networks}",
+            f"costs of {self.sampled} random networks, smallest to largest",
+        ]
+        lines += [f"  {k:<15} {low:>12,.6g} .. {high:,.6g}" for k, (low, high) in
+                  self.cost_range.items()]  # fmt: skip
+        lines.append(f"within constraints {self.feasible} of {self.sampled}")
+        if self.trial_seconds is not None and self.total_seconds is not None:
+            lines.append(
+                f"time              about {self.total_seconds / 60:.1f} min for {self.trials} "
+                f"trials of about {self.trial_seconds:.0f} s on {self.workers} workers"
+            )
+        return "\n".join(lines)
+
+
+def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Announce) -> Outlook:
+    """Prices a sample and times a few training steps; writes nothing but caches.
+
+    Raises:
+        ConfigError: as `search` would.
+        NothingFeasibleError: no network of the sample can be built.
+    """
+    problem = prepare.load_problem(config, registry)
+    prepare.check_metrics(config, problem)
+    family = problem.family
+    sample = prepare.sample_architectures(family, seed=config.seed)
+    if not sample:
+        raise NothingFeasibleError("no network of this space can be built")
+    price = prepare.make_pricer(
+        config, problem, sample, registry, stored=prepare.Tables(), announce=announce
+    )
+    priced = [price(a) for a in sample]
+    feasible = [not p.violations(config.bounds) for p in priced]
+    seconds = None
+    if problem.dataset is not None:
+        announce("timing a few training steps")
+        seconds = _trial_seconds(config, problem, registry, sample, priced)
+    executor = config.executor
+    workers = 1 if executor.name == "inline" else worker_count(executor.workers, executor.cpus)
+    return Outlook(
+        size=measure_space(family, seed=config.seed),
+        cost_range=cost_range([p.cost for p in priced]),
+        sampled=len(sample),
+        feasible=sum(feasible),
+        trials=config.trials,
+        workers=workers,
+        trial_seconds=seconds,
+    )
+
+
+def _trial_seconds(
+    config: SearchConfig,
+    problem: prepare.Problem,
+    registry: Registry,
+    sample: Sequence[Architecture],
+    priced: Sequence[Priced],
+) -> float:
+    """Mean training time over the sample: a few steps of networks at the quantiles of MACs, and
+    a straight line (seconds per image against MACs) through them."""
+    assert problem.dataset is not None
+    recipe = config.recipe.to_recipe()
+    images = min(len(problem.dataset.train_labels), TIMED_STEPS * recipe.batch_size)
+    part = dataclasses.replace(
+        problem.dataset.without_test(),
+        train_images=problem.dataset.train_images[:images],
+        train_labels=problem.dataset.train_labels[:images],
+        val_images=problem.dataset.val_images[:1],
+        val_labels=problem.dataset.val_labels[:1],
+    )
+    macs = [p.cost.get("macs", p.cost.get("params", 0.0)) for p in priced]
+    order = sorted(range(len(sample)), key=lambda i: macs[i])
+    chosen = [
+        order[round(q * (len(order) - 1) / (TIMED_NETWORKS - 1))] for q in range(TIMED_NETWORKS)
+    ]
+    job = prepare.training_job(config, problem, registry, weights=None).with_payload(part)
+    job.prepare()
+    work = [
+        Work(number=0, attempt=1, architecture=sample[i], seed=config.seed, epochs=1)
+        for i in chosen
+    ]
+    for _ in job(work[0]):
+        pass  # the first training warms caches and thread pools up
+    per_image = []
+    for one in work:
+        began = time.perf_counter()
+        for _ in job(one):
+            pass
+        per_image.append((time.perf_counter() - began) / images)
+    x = [macs[i] for i in chosen]
+    slope, intercept = (
+        statistics.linear_regression(x, per_image)
+        if len(set(x)) > 1
+        else (0.0, statistics.fmean(per_image))
+    )
+    mean = max(intercept + slope * statistics.fmean(macs), min(per_image))
+    validation = len(problem.dataset.val_labels) / 3  # a forward pass is a third of a step
+    return mean * recipe.epochs * (len(problem.dataset.train_labels) + validation)

@@ -1,0 +1,103 @@
+"""Layer 5: what a run leaves for people to look at: its report, and its projection into MLflow."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nasctl.arch import Architecture
+from nasctl.blocktable import BlockTable
+from nasctl.front import front_entries, near_front_entries
+from nasctl.latency import LatencyTable
+from nasctl.records import RunRecords, open_records
+from nasctl.report import write_report
+from nasctl.report_view import BlockRow, RunView
+from nasctl.tracking import Tracker, TrackingSettings
+from search_spaces.blocks import BLOCKS
+
+
+def tracking_settings(section: Mapping[str, Any], output_dir: Path) -> TrackingSettings:
+    """From the `tracking` section of a configuration.
+
+    Raises:
+        ConfigError: an address that MLflow cannot write to.
+    """
+    options = {k: v for k, v in section.items() if k != "name"}
+    return TrackingSettings(kind=section.get("name", "mlflow"), output_dir=output_dir, **options)
+
+
+def make_tracker(
+    directory: Path, section: Mapping[str, Any], on_problem: Callable[[str], None]
+) -> Tracker:
+    """The projection of the run in `directory`; with `tracking=none` it does nothing."""
+    return Tracker(
+        functools.partial(open_records, directory.absolute()),
+        tracking_settings(section, directory.parent),
+        on_problem,
+    )
+
+
+def publish(records: RunRecords) -> None:
+    """Writes the report into the run's folder.
+
+    Raises:
+        EnvironmentProblemError: it cannot be written; an older report stays as it was.
+    """
+    write_report(report_view(records), records.directory)
+
+
+def report_view(records: RunRecords) -> RunView:
+    """A run as its report shows it, from its ledger."""
+    members = front_entries(records.entries, records.objectives)
+    near = near_front_entries(records.entries, members, records.objectives)
+    return RunView(
+        name=records.name,
+        command=records.command,
+        run_dir=str(records.directory),
+        config=records.config,
+        trials=tuple(records.trials()),
+        front=records.front,
+        near_front=tuple(e.to_json() for e in near if e.arch_id in records.measurements),
+        hypervolume_history=records.hypervolume_history(),
+        rejections=Counter(_kind_of(r.violations) for r in records.rejections()),
+        environment=records.environment,
+        latency=records.latency,
+        space_size=records.meta("space_size"),
+        seconds=float(records.meta("seconds") or 0.0),
+        block_costs=_block_costs(records),
+        unfinished=not records.finished,
+    )
+
+
+def _kind_of(violations: Mapping[str, float]) -> str:
+    return f"over constraints.{' and '.join(violations)}" if violations else "cannot be built"
+
+
+def _block_costs(records: RunRecords) -> Callable[[Architecture], Sequence[BlockRow]] | None:
+    """Costs block by block from the tables in the ledger; None for runs without them, or with
+    blocks of a plugin, whose modules are not here."""
+    stored, latency_stored = records.meta("block_costs"), records.meta("latency_table")
+    if stored is None or any(row["block"]["op"] not in BLOCKS for row in stored["blocks"]):
+        return None
+    table = BlockTable.from_json(stored, BLOCKS)
+    latency = LatencyTable.from_json(latency_stored) if latency_stored is not None else None
+
+    def rows(architecture: Architecture) -> list[BlockRow]:
+        return [
+            BlockRow(
+                op=block.op,
+                in_shape=shape,
+                out_shape=out_shape,
+                params=(cost := table.block(block, shape)).params,
+                macs=cost.macs,
+                latency_ms=latency.block_ms(block, shape) if latency is not None else None,
+            )
+            for (block, shape), out_shape in zip(
+                architecture.placed(), architecture.shapes[1:], strict=True
+            )
+        ]
+
+    return rows

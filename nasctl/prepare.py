@@ -1,0 +1,309 @@
+"""Layer 4: from a validated configuration to everything a search needs before it trains."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasctl import pareto
+from nasctl.arch import Architecture, Block, Cost, Opaque, Shape
+from nasctl.blocktable import BlockTable
+from nasctl.candidates import Priced
+from nasctl.data import Dataset
+from nasctl.environment import cache_directory
+from nasctl.errors import ConfigError, NothingFeasibleError, SpecError, unknown
+from nasctl.evaluate import EvaluatorJob, TrainingJob
+from nasctl.latency import LatencySettings, LatencyTable, measure_table
+from nasctl.plugins import PACKAGED_EVALUATORS, Registry, call_factory
+from nasctl.space import Family
+from nasctl.trial import EXACT_METRICS, Objectives
+
+if TYPE_CHECKING:
+    from nasctl.schema import SearchConfig
+
+Announce = Callable[[str], None]
+"""Told in a few words what is being done."""
+
+SAMPLE = 500
+"""Random candidates that cost ranges, references and calibration networks are taken from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is searched: the networks, the data that judges them, and who judges.
+
+    Attributes:
+        dataset: None where a plugin's evaluator replaces data and training.
+        family_options: as given to the family, to build it again in a worker.
+    """
+
+    family: Family
+    family_name: str
+    family_options: Mapping[str, Any]
+    dataset: Dataset | None
+
+    @property
+    def has_modules(self) -> bool:
+        """Whether its networks can be built, and so priced and timed: not those of a table."""
+        architecture = sample_architectures(self.family, seed=0, n=1)[0]
+        return not any(isinstance(b, Opaque) for b in architecture.blocks)
+
+
+def load_problem(config: SearchConfig, registry: Registry) -> Problem:
+    """Data and family; every block is checked against the shapes it will meet.
+
+    Raises:
+        ConfigError: unknown names or options, unreadable data, impossible shapes.
+    """
+    problems: list[str] = []
+    dataset: Dataset | None = None
+    known = (*PACKAGED_EVALUATORS, *registry.evaluators)
+    if config.evaluator not in known:
+        problems.append(f"evaluator: {unknown('evaluator', config.evaluator, known)}")
+    registry_names = {"families": ("space.family", config.space.family)}
+    if config.evaluator == "train":
+        registry_names |= {
+            "datasets": ("data.name", config.data.name),
+            "trainers": ("recipe.trainer", config.recipe.trainer),
+        }
+    for kind, (key, name) in registry_names.items():
+        try:
+            registry.lookup(kind, key, name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    extras: dict[str, Any] = {}
+    if config.evaluator == "train":
+        factory = registry.datasets[config.data.name]
+        dataset = call_factory(factory, config.data.options, key="data")
+        extras = {"input_shape": dataset.input_shape, "num_classes": dataset.num_classes}
+    options = dict(config.space.options)
+    factory = registry.families[config.space.family]
+    try:
+        family = call_factory(factory, options, key="space.options", extras=extras)
+    except SpecError as error:
+        raise ConfigError([f"space.options: {p}" for p in error.problems]) from error
+    return Problem(
+        family=family,
+        family_name=config.space.family,
+        family_options={**{k: v for k, v in extras.items() if k not in options}, **options},
+        dataset=dataset,
+    )
+
+
+def training_job(
+    config: SearchConfig, problem: Problem, registry: Registry, *, weights: Path | None
+) -> TrainingJob:
+    """Trains by the recipe on the data; keeps weights in a folder, or does not."""
+    assert problem.dataset is not None, "there is no data to train on"
+    own_build = problem.family.build is not None
+    return TrainingJob(
+        recipe=config.recipe.to_recipe(),
+        plugins=tuple(registry.sources),
+        family=(problem.family_name, problem.family_options) if own_build else None,
+        weights=None if weights is None else str(weights.absolute()),
+        dataset=problem.dataset.without_test(),
+    )
+
+
+def latency_settings(config: SearchConfig) -> LatencySettings:
+    """How latency is measured, from the configuration."""
+    return LatencySettings(**config.latency.model_dump(exclude={"name"}))
+
+
+def make_job(
+    config: SearchConfig, problem: Problem, registry: Registry, weights: Path
+) -> TrainingJob | EvaluatorJob:
+    """What the workers of a search run."""
+    if problem.dataset is None:
+        return EvaluatorJob(evaluator=config.evaluator, plugins=tuple(registry.sources))
+    return training_job(config, problem, registry, weights=weights)
+
+
+def cost_metrics(config: SearchConfig, problem: Problem) -> tuple[str, ...]:
+    """The metrics of a candidate that are known before training."""
+    if problem.family.cost is not None:
+        architecture = sample_architectures(problem.family, seed=config.seed, n=1)[0]
+        return tuple(problem.family.cost(architecture))
+    if not problem.has_modules:
+        return ()
+    return (*EXACT_METRICS, "latency_ms") if config.latency.name != "none" else EXACT_METRICS
+
+
+class Pricer:
+    """Prices architectures before training: exact costs, and latency where there is a table.
+
+    Args:
+        family: its own `cost`, if it has one, replaces both tables.
+        blocks: the block table; None for tables of known results without a `cost`.
+        latency: the calibrated latency table, or None.
+    """
+
+    def __init__(
+        self, family: Family, blocks: BlockTable | None, latency: LatencyTable | None
+    ) -> None:
+        self._family = family
+        self.blocks = blocks
+        self.latency = latency
+
+    def __call__(self, architecture: Architecture) -> Priced:
+        if self._family.cost is not None:
+            return Priced(cost=self._family.cost(architecture))
+        if self.blocks is None:
+            return Priced(cost=Cost())
+        cost = self.blocks.price(architecture)
+        if self.latency is None:
+            return Priced(cost=cost)
+        estimate = self.latency.predict(architecture)
+        return Priced(
+            cost=Cost(**cost, latency_ms=estimate.ms),
+            intervals={"latency_ms": (estimate.low, estimate.high)},
+        )
+
+
+def sample_architectures(family: Family, *, seed: int, n: int = SAMPLE) -> list[Architecture]:
+    """Distinct architectures of up to `n` random configurations.
+
+    Raises:
+        SpecError: nothing that was drawn can be built.
+    """
+    rng = random.Random(seed)
+    found: dict[str, Architecture] = {}
+    for _ in range(n):
+        _, architecture = family.sample(rng)
+        found.setdefault(architecture.id, architecture)
+    return list(found.values())
+
+
+def reachable_blocks(family: Family, sample: Iterable[Architecture]) -> list[tuple[Block, Shape]]:
+    """Every (block, input shape) the family says it can reach; else those of the sample."""
+    pairs = (
+        family.blocks()
+        if family.blocks is not None
+        else itertools.chain.from_iterable(a.placed() for a in sample)
+    )
+    return list(dict.fromkeys(pairs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The measured and counted costs of a run, as its ledger keeps them (plain JSON), or None."""
+
+    block_costs: Mapping[str, Any] | None = None
+    latency_table: Mapping[str, Any] | None = None
+
+
+def make_pricer(
+    config: SearchConfig,
+    problem: Problem,
+    sample: list[Architecture],
+    registry: Registry,
+    *,
+    stored: Tables,
+    announce: Announce,
+) -> Pricer:
+    """Everything that prices candidates: from the ledger where it is there, else from the cache,
+    else counted and measured now.
+
+    Raises:
+        EnvironmentProblemError: the runtime or the device's program failed.
+        NasctlError: a block has an operation that cannot be counted.
+    """
+    family = problem.family
+    if family.cost is not None or not problem.has_modules:
+        return Pricer(family, None, None)
+    pairs = reachable_blocks(family, sample)
+    if stored.block_costs is not None:
+        blocks = BlockTable.from_json(stored.block_costs, registry.blocks)
+    else:
+        announce(f"pricing {len(pairs)} blocks")
+        blocks = BlockTable(cache_directory() / "blocks.json")
+        blocks.warm(pairs)
+    latency: LatencyTable | None = None
+    if stored.latency_table is not None:
+        latency = LatencyTable.from_json(stored.latency_table)
+    elif config.latency.name != "none":
+        latency = _measure_latency(config, family, pairs, sample, announce)
+    return Pricer(family, blocks, latency)
+
+
+def _measure_latency(
+    config: SearchConfig,
+    family: Family,
+    pairs: list[tuple[Block, Shape]],
+    sample: list[Architecture],
+    announce: Announce,
+) -> LatencyTable:
+    from search_spaces import network
+
+    return measure_table(
+        pairs,
+        sample,
+        latency_settings(config),
+        build_block=lambda block, shape: block.build(shape),
+        build_network=family.build or network.build,
+        cache_path=cache_directory() / "latency.json",
+        progress=announce,
+        seed=config.seed,
+    )
+
+
+def check_metrics(config: SearchConfig, problem: Problem) -> None:
+    """Whether every metric that the configuration names will exist.
+
+    A plugin's evaluator may report anything; what it fails to report fails its trials.
+
+    Raises:
+        ConfigError: an unknown metric, with the nearest one; a constraint on something that is
+            known only after training.
+    """
+    costs = cost_metrics(config, problem)
+    known = ("accuracy", *costs)
+    problems = []
+    if problem.dataset is not None:
+        problems += [
+            f"objectives: {_unknown_metric(m, known, config)}"
+            for m in config.objectives
+            if m not in known
+        ]
+    problems += [
+        f"constraints: {_unknown_metric(m, costs, config)}" for m in config.bounds if m not in costs
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unknown_metric(metric: str, known: Iterable[str], config: SearchConfig) -> str:
+    if metric == "latency_ms" and config.latency.name == "none":
+        return "latency_ms is not measured with latency=none; use latency=table or drop it"
+    return unknown("metric", metric, known)
+
+
+def resolve_reference_point(
+    objectives: Objectives,
+    given: Mapping[str, float],
+    constraints: Mapping[str, float],
+    costs: Iterable[Cost],
+) -> dict[str, float]:
+    """The point that hypervolume is measured from: what is given, else accuracy 0 and each cost
+    its constraint or 1.1 x the maximum of the sample."""
+    return pareto.default_reference(objectives, constraints, list(costs), given)
+
+
+def price_sample(
+    sample: Iterable[Architecture], price: Callable[[Architecture], Priced]
+) -> list[Cost]:
+    """The costs of a sample.
+
+    Raises:
+        NothingFeasibleError: the sample is empty.
+    """
+    costs = [price(a).cost for a in sample]
+    if not costs:
+        raise NothingFeasibleError("the space is empty")
+    return costs

@@ -1,0 +1,343 @@
+"""Layer 4: `nasctl search`, from a validated configuration to a front that was measured."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nasctl import prepare
+from nasctl.candidates import CandidateSource
+from nasctl.engine import Engine, EngineSettings, Observer
+from nasctl.environment import describe_environment
+from nasctl.errors import InterruptedSearchError, NasctlError
+from nasctl.executors import create_executor
+from nasctl.executors.base import Executor
+from nasctl.files import write_json
+from nasctl.front import Entry, collect_entries, front_entries, near_front_entries
+from nasctl.interrupt import StopRequest, handling_signals
+from nasctl.latency import measure_networks
+from nasctl.ledger import Ledger
+from nasctl.plugins import Registry
+from nasctl.prepare import Pricer, Problem
+from nasctl.records import RunRecords
+from nasctl.rundir import Differences, OpenRun, open_run
+from nasctl.samplers import SamplerContext, create_sampler
+from nasctl.space import measure_space
+
+if TYPE_CHECKING:
+    from nasctl.schema import SearchConfig
+
+NEAR_FRONT_LIMIT = 24
+"""How many networks are measured whole at the end, front members first."""
+
+
+class Display(Observer, Protocol):
+    """What the flow tells its user, besides the trials."""
+
+    def phase(self, text: str) -> None: ...
+    def warning(self, text: str) -> None: ...
+    def started(self, total: int, trials: Iterable[Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """One call of `nasctl search`.
+
+    Attributes:
+        resolved: the configuration as plain values; `config_text` is the same as YAML.
+        command: as typed, for the record.
+        differences: see `rundir.open_run`.
+        track: makes the projection of the run in a folder into its tracking store.
+        publish: writes the report of a run into its folder.
+    """
+
+    config: SearchConfig
+    resolved: Mapping[str, Any]
+    config_text: str
+    command: str
+    fresh: bool
+    registry: Registry
+    differences: Differences
+    display: Display
+    track: Callable[[Path], Tracking]
+    publish: Callable[[RunRecords], None]
+
+
+class Tracking(Protocol):
+    """The projection of a run into a tracking store."""
+
+    def start(self) -> None: ...
+    def poke(self) -> None: ...
+    def paused(self) -> contextlib.AbstractContextManager[None]: ...
+    def close(self, flush_seconds: float) -> bool: ...
+
+
+def run_search(request: SearchRequest) -> RunRecords:
+    """Runs or continues a search until its trials are done; the records of it.
+
+    Raises:
+        ConfigError: the configuration names something that does not exist or cannot be.
+        InterruptedSearchError: a signal stopped it; the front so far is written.
+        NasctlError: see its exit code.
+    """
+    config = request.config
+    problem = prepare.load_problem(config, request.registry)
+    prepare.check_metrics(config, problem)
+    directory = Path(config.output_dir) / config.name
+    meta = {
+        "command": request.command,
+        "environment": describe_environment(),
+        "plugins": dict(request.registry.sources),
+        "validation_images": len(problem.dataset.val_labels) if problem.dataset else None,
+        "status": "RUNNING",
+        "seconds": 0.0,
+    }
+    with (
+        handling_signals() as stop,
+        open_run(
+            directory,
+            config=request.resolved,
+            config_text=request.config_text,
+            meta=meta,
+            block_types=request.registry.blocks,
+            differences=request.differences,
+            fresh=request.fresh,
+        ) as run,
+    ):
+        return _Search(request, problem, run, stop).run()
+
+
+class _Search:
+    """The steps of one search, in order; state is in the ledger."""
+
+    def __init__(
+        self, request: SearchRequest, problem: Problem, run: OpenRun, stop: StopRequest
+    ) -> None:
+        self._request = request
+        self._config = request.config
+        self._problem = problem
+        self._ledger: Ledger = run.ledger
+        self._directory = run.directory
+        self._stop = stop
+        self._display = request.display
+        self._began = time.monotonic()
+        self._seconds_before = float(run.ledger.meta("seconds", 0.0))
+        if run.moved is not None:
+            self._display.warning(f"the old run was moved to {run.moved}")
+
+    def run(self) -> RunRecords:
+        self._ledger.set_meta(status="RUNNING")
+        tracking = self._request.track(self._directory)
+        try:
+            price = self._price()
+            executor = _executor(self._config)
+            engine = self._engine(price, tracking)
+            tracking.start()
+            self._train(engine, executor)
+            with tracking.paused():  # nothing else may use the machine meanwhile
+                self._measure_front(price, executor)
+            self._finish("FINISHED", tracking)
+        except KeyboardInterrupt:
+            self._finish("INTERRUPTED", tracking)
+            raise self._interrupted() from None
+        except InterruptedSearchError:
+            self._finish("INTERRUPTED", tracking)
+            raise
+        except NasctlError:
+            self._finish("FAILED", tracking)
+            raise
+        return self._records()
+
+    def _records(self) -> RunRecords:
+        return RunRecords(self._directory)
+
+    # -- before training ----------------------------------------------------------------------
+
+    def _price(self) -> Pricer:
+        """Prices are fixed when a run is created: its ledger holds the tables from then on."""
+        config, family = self._config, self._problem.family
+        sample = prepare.sample_architectures(family, seed=config.seed)
+        stored = prepare.Tables(
+            block_costs=self._ledger.meta("block_costs"),
+            latency_table=self._ledger.meta("latency_table"),
+        )
+        price = prepare.make_pricer(
+            config,
+            self._problem,
+            sample,
+            self._request.registry,
+            stored=stored,
+            announce=self._display.phase,
+        )
+        new: dict[str, Any] = {}
+        if price.blocks is not None and stored.block_costs is None:
+            new["block_costs"] = price.blocks.to_json()
+        if price.latency is not None and stored.latency_table is None:
+            new["latency_table"] = price.latency.to_json()
+            new["latency_summary"] = price.latency.summary
+        if self._ledger.meta("reference_point") is None:
+            new["reference_point"] = prepare.resolve_reference_point(
+                config.objectives,
+                config.reference_point,
+                config.bounds,
+                [price(a).cost for a in sample],
+            )
+            new["space_size"] = vars(measure_space(family, seed=config.seed))
+        self._ledger.set_meta(**new)
+        return price
+
+    def _engine(self, price: Pricer, tracking: Tracking) -> Engine:
+        config = self._config
+        source = CandidateSource(
+            family=self._problem.family, price=price, constraints=config.bounds, seed=config.seed
+        )
+        context = SamplerContext(
+            space=self._problem.family.space,
+            directions=tuple(config.objectives.values()),
+            seed=config.seed,
+            trials=config.trials,
+        )
+        settings = EngineSettings(
+            objectives=config.objectives,
+            constraints=config.bounds,
+            trials=config.trials,
+            seed=config.seed,
+            epochs=config.recipe.epochs,
+            order=config.search.order,
+            window=config.search.window,
+            retries=config.executor.retries,
+            max_failures=config.search.max_failures,
+        )
+        return Engine(
+            ledger=self._ledger,
+            settings=settings,
+            source=source,
+            sampler=create_sampler(config.sampler.name, config.sampler.options, context),
+            observer=_Both(self._display, tracking),
+        )
+
+    # -- training -----------------------------------------------------------------------------
+
+    def _train(self, engine: Engine, executor: Executor) -> None:
+        self._display.started(self._config.trials, engine.trials)
+
+        def request_stop() -> None:
+            engine.stop_requested = True
+
+        if engine.has_work():
+            self._display.phase("starting workers")
+            job = prepare.make_job(
+                self._config, self._problem, self._request.registry, self._directory / "weights"
+            )
+            self._stop.on_stop(request_stop)
+            try:
+                executor.run(engine, job)
+            finally:
+                self._stop.on_stop(None)
+        if engine.fatal is not None:
+            raise engine.fatal
+        if self._stop.exit_code:
+            raise self._interrupted()
+        if engine.exhausted:
+            self._display.warning(
+                f"the space is exhausted after {len(engine.trials)} of {self._config.trials} trials"
+            )
+
+    def _interrupted(self) -> InterruptedSearchError:
+        return InterruptedSearchError(
+            f"stopped; everything finished is kept. To continue: {self._request.command}",
+            exit_code=self._stop.exit_code or 130,
+        )
+
+    # -- after training -----------------------------------------------------------------------
+
+    def _entries(self) -> list[Entry]:
+        return collect_entries(
+            self._ledger.trials(),
+            measured=self._ledger.measurements(),
+            validation_images=self._ledger.meta("validation_images"),
+        )
+
+    def _measure_front(self, price: Pricer, executor: Executor) -> None:
+        """Measures front members and near-front candidates whole, until the front stands on
+        measured networks: replacing a prediction can bring others onto it."""
+        if price.latency is None:
+            return
+        for _ in itertools.repeat(None, 3):
+            entries = self._entries()
+            members = front_entries(entries, self._config.objectives)
+            near = near_front_entries(entries, members, self._config.objectives)
+            measured = self._ledger.measurements()
+            todo = [e for e in (*members, *near) if e.arch_id not in measured][:NEAR_FRONT_LIMIT]
+            if not todo:
+                return
+            self._display.phase(f"measuring {len(todo)} networks whole, alone on the machine")
+            self._measure(todo, executor)
+
+    def _measure(self, todo: list[Entry], executor: Executor) -> None:
+        from search_spaces import network
+
+        settings = prepare.latency_settings(self._config)
+        found = executor.run_exclusive(
+            lambda: measure_networks(
+                [e.architecture for e in todo],
+                settings,
+                build_network=self._problem.family.build or network.build,
+                progress=self._display.phase,
+            )
+        )
+        self._ledger.put_measurements({k: v.to_json() for k, v in found.items()})
+
+    def _finish(self, status: str, tracking: Tracking) -> None:
+        """Writes front and report; also after an interrupt, so that there is always something."""
+        seconds = self._seconds_before + time.monotonic() - self._began
+        self._ledger.set_meta(status=status, seconds=seconds)
+        records = self._records()
+        if records.trials():
+            write_json(self._directory / "front.json", records.front)
+            for entry in records.entries:
+                if entry.arch_id in records.front_ids():
+                    write_json(
+                        self._directory / "weights" / f"{entry.arch_id}.json",
+                        entry.architecture.to_json(),
+                    )
+            if status == "FINISHED":
+                self._display.phase("writing the report")
+            self._request.publish(records)
+        if not tracking.close(10.0 if status == "FINISHED" else 3.0):
+            self._display.warning(
+                f"not everything reached the tracking store; later: nasctl sync {self._directory}"
+            )
+
+
+def _executor(config: SearchConfig) -> Executor:
+    options = config.executor.model_dump(exclude={"name", "retries"})
+    return create_executor(config.executor.name, **options)
+
+
+class _Both:
+    """Tells the display, and that there is something new to track."""
+
+    def __init__(self, display: Observer, tracking: Tracking) -> None:
+        self._display = display
+        self._tracking = tracking
+
+    def trial_started(self, trial: Any) -> None:
+        self._display.trial_started(trial)
+        self._tracking.poke()
+
+    def epoch(self, trial: Any, evaluation: Any) -> None:
+        self._display.epoch(trial, evaluation)
+        self._tracking.poke()
+
+    def trial_ended(self, trial: Any) -> None:
+        self._display.trial_ended(trial)
+        self._tracking.poke()
+
+    def rejected(self, count: int) -> None:
+        self._display.rejected(count)

@@ -286,6 +286,10 @@ def explain(error: BaseException, settings: TrackingSettings) -> str:
         (("code 403", "403 !="), "forbids it (403); check the user's permissions"),
         (("Connection refused",), "refused the connection; is the server running?"),
         (
+            ("RemoteDisconnected", "Connection reset", "Connection aborted", "IncompleteRead"),
+            "broke the connection; is the server still running?",
+        ),
+        (
             ("timeout exception", "timed out", "Read timed out"),
             f"does not answer within {settings.timeout_s} s",
         ),

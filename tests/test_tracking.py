@@ -182,10 +182,12 @@ class TestProjection:
         records = FakeRecords(trials, front={trials[0].arch_id, trials[2].arch_id})
         state = ProjectionState()
         project(records, settings, state)
-        assert tags_of(settings, "pareto") == dict(zip(names, ("true", "false", "false"), strict=True))
+        flags = ("true", "false", "false")
+        assert tags_of(settings, "pareto") == dict(zip(names, flags, strict=True))
         records.front = {trials[1].arch_id}
         assert project(records, settings, state).sent == 3  # both trials and the note
-        assert tags_of(settings, "pareto") == dict(zip(names, ("false", "true", "false"), strict=True))
+        flags = ("false", "true", "false")
+        assert tags_of(settings, "pareto") == dict(zip(names, flags, strict=True))
 
     @pytest.mark.parametrize(
         ("status", "shown", "state"),
@@ -465,6 +467,7 @@ class TestSettings:
             ("API request failed with error code 403 != 200", "forbids it (403)"),
             ("error code 403. Response body: 'Invalid Host header'", "--allowed-hosts box:5000"),
             ("[Errno 111] Connection refused", "refused the connection"),
+            ("RemoteDisconnected('Remote end closed')", "broke the connection"),
             ("Read timed out. (read timeout=5)", "does not answer within 5 s"),
             ("[Errno -2] Name or service not known", "unknown host 'box:5000'"),
             ("Detected out-of-date database schema", "mlflow db upgrade"),

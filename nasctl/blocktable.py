@@ -31,21 +31,21 @@ COUNTING = 1
 
 BYTES_PER_PARAMETER = 4
 
-_KEEPS_SHAPE = """
-    clamp clamp_ clamp_min clamp_min_ elu elu_ gelu hardsigmoid hardsigmoid_ hardswish
-    hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ native_batch_norm relu relu_ sigmoid
-    sigmoid_ silu silu_ softplus tanh tanh_
+_ELEMENTWISE = """
+    add add_ clamp clamp_ clamp_min clamp_min_ div div_ elu elu_ gelu hardsigmoid hardsigmoid_
+    hardswish hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ mul mul_ native_batch_norm
+    relu relu_ sigmoid sigmoid_ silu silu_ softplus sub sub_ tanh tanh_
 """
-KEEPS_SHAPE = frozenset(_KEEPS_SHAPE.split())
-"""aten operations on one tensor, element by element, without multiply-accumulates."""
+ELEMENTWISE = frozenset(_ELEMENTWISE.split())
+"""aten operations element by element, without multiply-accumulates of the counted kind."""
 
 _FREE_OPS = """
     _adaptive_avg_pool2d _native_batch_norm_legit _native_batch_norm_legit_no_training
-    _reshape_alias _softmax _to_copy _unsafe_view add add_ alias arange avg_pool2d cat chunk
-    clone constant_pad_nd detach div div_ empty empty_like expand flatten full lift_fresh
-    max_pool2d_with_indices mean mul mul_ native_group_norm native_layer_norm ones ones_like
-    permute pow select slice split split_with_sizes squeeze sub sum t transpose unsqueeze
-    upsample_bilinear2d upsample_nearest2d view zeros zeros_like
+    _reshape_alias _softmax _to_copy _unsafe_view alias arange avg_pool2d cat chunk clone
+    constant_pad_nd detach empty empty_like expand flatten full lift_fresh
+    max_pool2d_with_indices mean native_group_norm native_layer_norm ones ones_like permute pow
+    select slice split split_with_sizes squeeze sum t transpose unsqueeze upsample_bilinear2d
+    upsample_nearest2d view zeros zeros_like
 """
 FREE_OPS = frozenset(_FREE_OPS.split())
 """Other aten operations without multiply-accumulates, by the conventions above."""
@@ -85,9 +85,15 @@ def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
         ) -> Any:
             nonlocal macs, activations
             op = func._schema.name.removeprefix("aten::")
-            if op in KEEPS_SHAPE:  # torch would load its compiler to say so
-                first = args[0] if op.endswith("_") else args[0].new_empty(args[0].shape)
-                return (first, None, None) if op == "native_batch_norm" else first
+            if op in ELEMENTWISE:  # torch would load its compiler to know the shape
+                if op.endswith("_"):
+                    return args[0]
+                shapes = [a.shape for a in args[:2] if isinstance(a, torch.Tensor)]
+                if op == "native_batch_norm":
+                    return args[0].new_empty(shapes[0]), None, None
+                return args[0].new_empty(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+            if func is torch.ops.aten.mean.dim:
+                func = torch.ops.aten.sum.dim_IntList  # the same shape, likewise
             out = func(*args, **(kwargs or {}))
             if op == "convolution":
                 weight, transposed = args[1], args[6]

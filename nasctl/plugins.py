@@ -129,11 +129,8 @@ def call_factory(
         for n, p in parameters.items()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in given
     ]
-    problems = (
-        []
-        if open_ended
-        else [f"{key}.{unknown('option', k, valid)}" for k in options if k not in valid]
-    )
+    strange = [] if open_ended else [k for k in options if k not in valid]
+    problems = [f"{key}: {unknown('option', k, valid)}" for k in strange]
     problems += [
         f"{key}.{n}: missing"
         for n in valid

@@ -1,0 +1,77 @@
+"""Registries: what plugins bring, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasctl.errors import ConfigError
+from nasctl.plugins import call_factory, load_plugins
+
+
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> str:
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_module_of_the_current_folder_is_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = write(
+        tmp_path,
+        monkeypatch,
+        "plugin_good",
+        "EVALUATORS = {'mine': print}\nFAMILIES = {'f': print}",
+    )
+    registry = load_plugins([name, name])
+    assert registry.evaluators == {"mine": print}
+    assert {"f", "staged"} <= set(registry.families)
+    assert len(registry.sources[name]) == 64
+    assert registry.lookup("evaluators", "evaluator", "mine") is print
+
+
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"^space\.family: unknown family 'stagd'; did you mean"):
+        load_plugins([]).lookup("families", "space.family", "stagd")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("plugin_broken", "1 / 0", "plugin_broken: cannot be imported: ZeroDivisionError"),
+        ("plugin_empty", "x = 1", "defines none of the dicts BLOCKS, FAMILIES"),
+        ("plugin_slip", "EVALUATOR = {}", "did you mean 'EVALUATORS'"),
+        ("plugin_twice", "FAMILIES = {'staged': print}", r"FAMILIES\['staged'\] exists already"),
+        ("plugin_train", "EVALUATORS = {'train': print}", r"EVALUATORS\['train'\] exists already"),
+    ],
+)
+def test_a_wrong_module_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
+) -> None:
+    write(tmp_path, monkeypatch, name, text)
+    with pytest.raises(ConfigError, match=message):
+        load_plugins([name])
+
+
+def test_a_missing_module_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="--plugin no_such_module: cannot be imported"):
+        load_plugins(["no_such_module"])
+
+
+def test_options_are_checked_against_the_signature() -> None:
+    def factory(*, path: str, size: int = 3, input_shape: tuple[int, ...] | None = None) -> Any:
+        return path, size, input_shape
+
+    extras = {"input_shape": (1, 2, 2), "num_classes": 10}
+    made = call_factory(factory, {"path": "x"}, key="data", extras=extras)
+    assert made == ("x", 3, (1, 2, 2))
+    with pytest.raises(ConfigError) as caught:
+        call_factory(factory, {"pth": "x"}, key="data", extras=extras)
+    assert caught.value.problems == (
+        "data: unknown option 'pth'; did you mean 'path'? (known: path, size)",
+        "data.path: missing",
+    )

@@ -1,0 +1,100 @@
+"""The folder of a run: created, continued, refused, moved aside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.records import RunRecords, find_run
+from nasctl.rundir import OpenRun, open_run
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    return [f"{k}: {old.get(k)} -> {new[k]}" for k in new if old.get(k) != new[k]]
+
+
+def opened(
+    directory: Path, *, fresh: bool = False, **config: Any
+) -> contextlib.AbstractContextManager[OpenRun]:
+    return open_run(
+        directory,
+        config=config,
+        config_text=f"# {config}\n",
+        meta={"status": "RUNNING"},
+        block_types={},
+        differences=differences,
+        fresh=fresh,
+    )
+
+
+def test_the_same_configuration_continues(tmp_path: Path) -> None:
+    with opened(tmp_path / "runs" / "a", seed=1) as run:
+        assert not run.resumed
+        uid = run.ledger.meta("uid")
+    with opened(tmp_path / "runs" / "a", seed=1) as run:
+        assert run.resumed
+        assert run.ledger.meta("uid") == uid
+    records = RunRecords(tmp_path / "runs" / "a")
+    assert records.status == "RUNNING"
+    assert (tmp_path / "runs" / "a" / "config.yaml").read_text() == "# {'seed': 1}\n"
+
+
+def test_another_configuration_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", seed=1):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"seed: 1 -> 2(.|\n)*--fresh"),
+        opened(tmp_path / "a", seed=2),
+    ):
+        pass
+    assert RunRecords(tmp_path / "a").config == {"seed": 1}
+    assert (tmp_path / "a" / "config.yaml").read_text() == "# {'seed': 1}\n"
+
+
+def test_fresh_moves_the_old_run_aside_each_time(tmp_path: Path) -> None:
+    for n in range(3):
+        with opened(tmp_path / "a", fresh=True, seed=n) as run:
+            assert not run.resumed
+            assert (run.moved is None) == (n == 0)
+    assert RunRecords(tmp_path / "a").config == {"seed": 2}
+    assert RunRecords(tmp_path / "a.old1").config == {"seed": 0}
+    assert RunRecords(tmp_path / "a.old2").config == {"seed": 1}
+
+
+def test_a_second_driver_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", seed=1):
+        for fresh in (False, True):
+            with (
+                pytest.raises(EnvironmentProblemError, match=rf"pid {os.getpid()}\b"),
+                opened(tmp_path / "a", fresh=fresh, seed=1),
+            ):
+                pass
+
+
+def test_a_folder_that_cannot_be_made_is_an_environment_problem(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(EnvironmentProblemError, match="cannot be created"),
+        opened(tmp_path / "file" / "a", seed=1),
+    ):
+        pass
+
+
+def test_a_run_is_found_by_its_path_and_guessed_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "runs" / "mbv2_space", seed=1):
+        pass
+    monkeypatch.chdir(tmp_path)
+    assert find_run("runs/mbv2_space") == Path("runs/mbv2_space")
+    assert find_run("runs/mbv2_space/ledger.sqlite") == Path("runs/mbv2_space")
+    for slip in ("runs/mbv2_spac", "mbv2_space"):
+        with pytest.raises(EnvironmentProblemError, match="did you mean runs/mbv2_space"):
+            find_run(slip)
+    with pytest.raises(EnvironmentProblemError, match="no run here"):
+        find_run("/nowhere/at/all")

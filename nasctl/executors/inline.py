@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from nasctl.engine import Signal
-from nasctl.executors.base import EngineLike, Job, failure
+from nasctl.executors.attempt import Attempt
+from nasctl.executors.base import EngineLike, Job
 from nasctl.trial import Outcome, OutcomeKind, Work
 
 T = TypeVar("T")
@@ -39,16 +40,19 @@ class InlineExecutor:
 
     def _train(self, engine: EngineLike, job: Job, work: Work) -> Outcome:
         began = time.monotonic()
+        attempt = Attempt(job, work)
         try:
-            for epoch, metrics in enumerate(job(work), start=1):
-                if not engine.report(work, epoch, metrics):
+            while True:
+                message = attempt.step()
+                if message.epoch and not engine.report(work, message.epoch, message.metrics):
                     return Outcome(kind=OutcomeKind.STOPPED)
+                if message.outcome is not None:
+                    return message.outcome
                 if engine.stop_requested:
                     return Outcome(kind=OutcomeKind.RELEASED)
                 if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
                     return Outcome(
                         kind=OutcomeKind.FAILED, error=f"timed out after {self._timeout_s:g} s"
                     )
-        except Exception as error:
-            return failure(error)  # one bad trial costs only itself, whatever user code raised
-        return Outcome(kind=OutcomeKind.COMPLETE)
+        finally:
+            attempt.close()

@@ -1,0 +1,318 @@
+"""Layer 4: the executor on Ray Tune, on this machine or on a running cluster.
+
+Ray is imported when a run begins, after the environment that it reads on import has been set.
+Everything that Ray writes is disposable: it lives in a temporary folder that goes with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import math
+import os
+import pickle
+import secrets
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.executors.base import EngineLike, Job
+from nasctl.executors.scratch import scratch_dir
+
+if TYPE_CHECKING:
+    from nasctl.executors.ray_tune import Flights
+
+T = TypeVar("T")
+
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without gpus sees none
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # or Tune would retry behind the engine's back
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: training would yield to everything else
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # the ledger is the truth
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "inf",
+}
+TOKEN = secrets.token_hex(32)
+"""Guards a local cluster, which listens on all interfaces. In memory only; one per process,
+because Ray reads it once."""
+
+OBJECT_STORE_BYTES = 100 * 2**20  # beside the payload; Ray's minimum is 75 MiB
+CONNECT_S = 10.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayExecutor:
+    """Runs `workers` trainings at a time, each in a warm process of its own.
+
+    Args:
+        workers: trainings at a time.
+        cpus: per training; fractions are allowed.
+        gpus: per training; fractions share a GPU.
+        timeout_s: a training that takes longer fails; None: no limit.
+        address: `host:port` of a running cluster's head, as seen from one of its nodes;
+            None: a private cluster on this machine, which ends with the run.
+
+    Raises:
+        ConfigError: a number out of range, or an address of another form.
+        EnvironmentProblemError: Ray cannot start, be reached or give what a training asks for.
+    """
+
+    workers: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+    timeout_s: float | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.workers < 1:
+            problems.append(f"executor.workers: expected at least 1, got {self.workers}")
+        if not (math.isfinite(self.cpus) and self.cpus > 0):
+            problems.append(f"executor.cpus: expected more than 0, got {self.cpus}")
+        if not (math.isfinite(self.gpus) and self.gpus >= 0):
+            problems.append(f"executor.gpus: expected 0 or more, got {self.gpus}")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            problems.append(f"executor.gpus: above 1 only whole numbers, got {self.gpus}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            problems.append(f"executor.timeout_s: expected more than 0, got {self.timeout_s}")
+        if self.address is not None and not _host_port(self.address):
+            problems.append(f"executor.address: expected host:port, got {self.address!r}")
+        if problems:
+            raise ConfigError(problems)
+
+    def run(self, engine: EngineLike, job: Job) -> None:
+        """See `Executor.run`. Takes a few seconds to start; handlers of signals stay in force."""
+        with _quiet(), self._cluster(object_bytes=_buffer_bytes(job.payload)) as folder:
+            if engine.stop_requested:
+                return
+            from nasctl.executors.ray_tune import Flights
+
+            flights = Flights(engine=engine, workers=self.workers, timeout_s=self.timeout_s)
+            try:
+                self._tune(flights, job, folder)
+            finally:
+                flights.release()
+            if flights.error is not None:
+                raise flights.error
+            if not flights.ending:
+                raise EnvironmentProblemError("Ray Tune ended before the search did")
+
+    def run_exclusive(self, fn: Callable[[], T], resource: str | None = None) -> T:
+        """See `Executor.run_exclusive`; on one machine always in this process."""
+        if resource is None or self.address is None:
+            return fn()
+        with _quiet(), self._cluster(object_bytes=0):
+            import ray
+
+            have = ray.cluster_resources().get(resource, 0)
+            if have < 1:
+                raise EnvironmentProblemError(
+                    f"latency device: no node of the cluster {self.address} offers the Ray "
+                    f"resource {resource!r}"
+                )
+            remote = ray.remote(fn).options(num_cpus=0, resources={resource: 1})
+            result: T = ray.get(remote.remote())
+            return result
+
+    def _tune(self, flights: Flights, job: Job, folder: str) -> None:
+        from ray import tune
+        from ray.exceptions import RayError
+
+        from nasctl.executors import ray_tune
+
+        try:
+            tune.run(
+                ray_tune.trainable(job),
+                name="trials",
+                search_alg=ray_tune.EngineSearcher(flights),
+                scheduler=ray_tune.EngineScheduler(flights, workers=self.workers),
+                stop=ray_tune.EngineStopper(flights),
+                num_samples=-1,
+                resources_per_trial={"cpu": self.cpus, "gpu": self.gpus},
+                reuse_actors=True,
+                max_failures=0,
+                raise_on_failed_trial=False,
+                storage_path=folder,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                verbose=0,
+            )
+        except (RayError, tune.TuneError, RuntimeError, OSError) as error:
+            raise EnvironmentProblemError(f"Ray failed: {_last_line(error)}") from error
+
+    @contextlib.contextmanager
+    def _cluster(self, *, object_bytes: int) -> Iterator[str]:
+        """Ray, connected; yields a folder for its files. Nothing of it is left afterwards."""
+        environment = {**ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(self.workers)}
+        if self.address is None:
+            environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        else:
+            _check_reachable(self.address)
+        with _environ(environment), scratch_dir() as folder, _signals():
+            import ray
+
+            try:
+                self._connect(folder, object_bytes)
+                yield folder
+            finally:
+                ray.shutdown()
+
+    def _connect(self, folder: str, object_bytes: int) -> None:
+        import ray
+
+        # Both were cached if the program imported Ray before us, or had another cluster.
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        handlers = {s: signal.getsignal(s) for s in SIGNALS}
+        try:
+            if self.address is not None:
+                ray.init(address=self.address, **common)
+            else:
+                with _lean_node():
+                    ray.init(
+                        address="local",
+                        num_cpus=math.ceil(self.workers * self.cpus),
+                        num_gpus=0 if self.gpus == 0 else None,
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE_BYTES + object_bytes,
+                        _temp_dir=folder,
+                        _node_ip_address="127.0.0.1",
+                        **common,
+                    )
+        except SystemExit:  # SIGTERM met the handler that ray.init installs
+            _install(handlers)
+            signal.raise_signal(signal.SIGTERM)
+            return
+        except Exception as error:  # whatever it is, the user's environment has to be mended
+            where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
+            message = f"executor.address: no connection to {where}: {_last_line(error)}"
+            if self.address is None:
+                message = f"Ray does not start: {_last_line(error)}"
+            raise EnvironmentProblemError(message) from error
+        _install(handlers)
+        self._check_resources(ray.cluster_resources())
+
+    def _check_resources(self, have: Mapping[str, float]) -> None:
+        copies = self.workers if self.address is None else 1
+        for key, name, wanted in (("cpus", "CPU", self.cpus), ("gpus", "GPU", self.gpus)):
+            if wanted * copies > have.get(name, 0) + 1e-9:
+                each = f"{copies} x {wanted:g}" if copies > 1 else f"{wanted:g}"
+                raise EnvironmentProblemError(
+                    f"executor.{key}: {each} asked for, Ray sees {have.get(name, 0):g}"
+                )
+
+
+def _host_port(address: str) -> tuple[str, int] | None:
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or "/" in host or not port.isdecimal() or int(port) > 65535:
+        return None
+    return host.strip("[]"), int(port)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for a minute, and say little."""
+    target = _host_port(address)
+    assert target is not None, "checked on construction"
+    try:
+        socket.create_connection(target, timeout=CONNECT_S).close()
+    except OSError as error:
+        raise EnvironmentProblemError(
+            f"executor.address: nothing answers at {address} ({error}); is the cluster running?"
+        ) from error
+
+
+def _buffer_bytes(payload: object) -> int:
+    """Bytes of the arrays in it, which is what takes room in the object store."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickle.dumps(payload, protocol=5, buffer_callback=buffers.append)
+    return sum(buffer.raw().nbytes for buffer in buffers)
+
+
+def _last_line(error: BaseException) -> str:
+    """Of an error text that may hold a traceback: the line that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def _install(handlers: Mapping[signal.Signals, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Ray and Tune install handlers of their own: the ones before come back."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _install(handlers)
+
+
+@contextlib.contextmanager
+def _environ(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Ray off the user's terminal; what matters comes back as an exception."""
+    logger = logging.getLogger("ray")
+    level, disabled = logger.level, logger.disabled
+    logger.disabled = True
+    logger.setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray(\.|$)")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            logger.disabled = disabled
+
+
+@contextlib.contextmanager
+def _lean_node() -> Iterator[None]:
+    """Starts a local node without the three helpers that nobody here uses.
+
+    The autoscaler's monitor, the dashboard's server (started even with include_dashboard=False)
+    and the log monitor cost seconds of both cores while the first trainings want to start.
+    """
+    from ray._private.node import Node
+
+    names = ("start_monitor", "start_api_server", "start_log_monitor")
+    originals = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
+
+    def nothing(*args: object, **kwargs: object) -> None:
+        del args, kwargs
+
+    for name in originals:
+        setattr(Node, name, nothing)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Node, name, original)

@@ -78,22 +78,29 @@ def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
     class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's lacks types
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
-            return False  # else torch imports its compiler here, which takes as long as torch
+            return False  # else torch loads its compiler for this class
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             nonlocal macs, activations
             op = func._schema.name.removeprefix("aten::")
-            if op in ELEMENTWISE:  # torch would load its compiler to know the shape
+            # Where it is easy, the shape of the result is worked out here: for these operations on
+            # the meta device torch would load its compiler, which takes as long as loading torch.
+            if op in ELEMENTWISE:
                 if op.endswith("_"):
                     return args[0]
                 shapes = [a.shape for a in args[:2] if isinstance(a, torch.Tensor)]
                 if op == "native_batch_norm":
                     return args[0].new_empty(shapes[0]), None, None
                 return args[0].new_empty(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+            if op in ("mm", "addmm", "bmm", "baddbmm"):
+                left, right = args[-2:]
+                out = left.new_empty((*left.shape[:-1], right.shape[-1]))
+                macs += out.numel() * left.shape[-1]
+                return out
             if func is torch.ops.aten.mean.dim:
-                func = torch.ops.aten.sum.dim_IntList  # the same shape, likewise
+                func = torch.ops.aten.sum.dim_IntList  # the same shape
             out = func(*args, **(kwargs or {}))
             if op == "convolution":
                 weight, transposed = args[1], args[6]
@@ -101,10 +108,6 @@ def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
                 per = args[0].numel() if transposed else out.numel()
                 macs += per * weight[0].numel()
                 activations += out.numel()
-            elif op in ("mm", "bmm"):
-                macs += out.numel() * args[0].shape[-1]
-            elif op in ("addmm", "baddbmm"):
-                macs += out.numel() * args[1].shape[-1]
             elif op not in FREE_OPS:
                 raise NasctlError(
                     f"block {name}: cannot count operation {func._schema.name}: "

@@ -9,7 +9,16 @@ from typing import Any
 
 from nasctl import report_text as text
 from nasctl.report_html import headline
-from nasctl.report_view import Point, RunView, charted, direction, points, primary, tabled
+from nasctl.report_view import (
+    Point,
+    RunView,
+    charted,
+    direction,
+    points,
+    primary,
+    staircase,
+    tabled,
+)
 
 INK, MUTED, FRONT, NEAR, DOMINATED = "#16202e", "#5c6b7f", "#1558d6", "#6f9bea", "#aab4c2"
 
@@ -64,11 +73,12 @@ def markdown(view: RunView, picture: str) -> str:
         for p in members:
             cells = [f"`{p.arch_id}`"]
             for m in columns:
-                ends = text.interval(m, p.intervals.get(m))
-                value = text.number(m, p.values.get(m))
+                shown = p.measured(m) if m in split else (p.values.get(m), p.intervals.get(m))
+                ends = text.interval(m, shown[1])
+                value = text.number(m, shown[0])
                 cells.append(f"{value} ({ends})" if ends else value)
                 if m in split:
-                    cells.append(text.number(m, p.predicted.get(m)))
+                    cells.append(text.number(m, p.searched(m)[0]))
             lines.append(_row(cells))
         lines += ["", "In parentheses: 95 % intervals.", ""]
     counts = ", ".join(f"{n:,} {s.lower()}" for s, n in view.counts.items() if n)
@@ -183,26 +193,3 @@ def _whiskers(members: Sequence[Point], metric: str) -> list[list[float]]:
         low.append(max(0.0, value - ends[0]))
         high.append(max(0.0, ends[1] - value))
     return [low, high]
-
-
-def staircase(
-    members: Sequence[Point], x: str, y: str, x_direction: str, y_direction: str
-) -> list[tuple[float, float]]:
-    """Corners of the attainment line of two metrics, from the best end of `x` on.
-
-    Members that another member beats in both metrics are off the line.
-    """
-    sign_x = 1 if x_direction == "min" else -1
-    sign_y = 1 if y_direction == "max" else -1
-    ordered = sorted(members, key=lambda p: (sign_x * p.values[x], -sign_y * p.values[y]))
-    corners: list[tuple[float, float]] = []
-    best: float | None = None
-    for p in ordered:
-        value = p.values[y]
-        if best is not None and sign_y * value <= sign_y * best:
-            continue
-        if best is not None:
-            corners.append((p.values[x], best))
-        corners.append((p.values[x], value))
-        best = value
-    return corners

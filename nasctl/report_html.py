@@ -1,39 +1,19 @@
-"""Layer 5: the page itself. Sections of a run as HTML; every text from outside is escaped here."""
+"""Layer 5: the page, its figures and its charts; every text from outside is escaped."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import yaml
 
 from nasctl import report_text as text
 from nasctl.arch import Architecture
-from nasctl.report_network import drawing, extent, legend, silhouette
-from nasctl.report_view import (
-    Member,
-    Point,
-    RunView,
-    charted,
-    direction,
-    median_error,
-    points,
-    primary,
-    tabled,
-)
-from nasctl.trial import State
+from nasctl.report_members import members_table
+from nasctl.report_sections import e, evidence, latency_table, search, setup
+from nasctl.report_view import Point, RunView, charted, direction, points, primary, tabled
 
 _STATES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
-_MOST_FAILURES = 50
-
-
-def e(value: object) -> str:
-    """Escaped for element content and quoted attributes alike."""
-    return html.escape(str(value), quote=True)
 
 
 def page(view: RunView, *, css: str, script: str, plotly: str) -> str:
@@ -50,11 +30,11 @@ def page(view: RunView, *, css: str, script: str, plotly: str) -> str:
             _header(view, found),
             _figures(view, found),
             _front(view, found),
-            _members(view, found, networks),
-            _progress(view, found),
-            _run(view),
-            _latency(view),
-            _setup(view),
+            members_table(view, found, networks),
+            evidence(view, found),
+            search(view),
+            latency_table(view),
+            setup(view),
         )
         if part
     )
@@ -87,6 +67,18 @@ script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
 </body>
 </html>
 """
+
+
+def provenance(p: Point, metric: str) -> str:
+    if metric in p.predicted:
+        return "whole network"
+    if p.sources.get(metric) == "predicted":
+        return "predicted"
+    u = p.uncertainty.get(metric)
+    if u and u.get("split"):
+        seeds = text.plural(int(u["n"]), "seed")
+        return f"{'test' if u['split'] == 'test' else 'validation'}, {seeds}"
+    return ""
 
 
 def chart_data(view: RunView, found: Sequence[Point]) -> dict[str, Any]:
@@ -130,7 +122,7 @@ def _point(p: Point, metrics: Sequence[str], shown: Sequence[str]) -> dict[str, 
     for metric in dict.fromkeys([*shown, *metrics]):
         if metric not in p.values:
             continue
-        notes = [text.interval(metric, p.intervals.get(metric)), _provenance(p, metric)]
+        notes = [text.interval(metric, p.intervals.get(metric)), provenance(p, metric)]
         rows.append(
             [
                 text.label(metric),
@@ -156,18 +148,6 @@ def _point(p: Point, metrics: Sequence[str], shown: Sequence[str]) -> dict[str, 
         "rows": rows,
         "choices": text.choice_groups(p.choices),
     }
-
-
-def _provenance(p: Point, metric: str) -> str:
-    if metric in p.predicted:
-        return "whole network"
-    if p.sources.get(metric) == "predicted":
-        return "predicted"
-    u = p.uncertainty.get(metric)
-    if u and u.get("split"):
-        seeds = text.plural(int(u["n"]), "seed")
-        return f"{'test' if u['split'] == 'test' else 'validation'}, {seeds}"
-    return ""
 
 
 def _json(value: object) -> str:
@@ -239,7 +219,7 @@ def _figures(view: RunView, found: Sequence[Point]) -> str:
     if valued:
         best = better(valued, key=lambda p: p.values[y])
         ends = text.interval(y, best.intervals.get(y))
-        notes = [f"95 % {ends}" if ends else "", _provenance(best, y)]
+        notes = [f"95 % {ends}" if ends else "", provenance(best, y)]
         note = e(", ".join(n for n in notes if n))
         tiles.append(_tile(f"best {text.label(y)}", text.quantity(y, best.values[y]), note))
     else:
@@ -308,203 +288,3 @@ def _front(view: RunView, found: Sequence[Point]) -> str:
 Drag to zoom, double-click to reset, click a network to see what it is.</p>
 <aside id="selected" aria-live="polite" hidden></aside>
 </section>"""
-
-
-def _members(view: RunView, found: Sequence[Point], networks: Mapping[str, Architecture]) -> str:
-    members = {m["arch_id"]: m for m in view.members}
-    if not members:
-        return ""
-    columns = tabled(view)
-    ordered = [p for p in found if p.role == "member"]
-    heads = ['<th scope="col">Network</th><th scope="col">Architecture</th>']
-    for metric in columns:
-        if any(metric in p.predicted for p in ordered):
-            heads.append(_head(metric, f"{text.title(metric)} measured"))
-            heads.append(_head(f"{metric}.search", f"{text.title(metric)} in search"))
-        else:
-            heads.append(_head(metric, text.title(metric)))
-    best = {
-        m: (max if direction(view, m) == "max" else min)(
-            (p.values[m] for p in ordered if m in p.values), default=None
-        )
-        for m in columns
-    }
-    longest = max(extent(n) for n in networks.values())
-    rows = [
-        _member_row(view, p, members[p.arch_id], networks[p.arch_id], columns, best, longest)
-        for p in ordered
-    ]
-    return f"""<section id="members"><h2>Members of the front</h2>
-{legend(list(networks.values()))}
-<p class="hint">A bar per block: its width follows the channels, its height the resolution. \
-Open a row for every block with its costs.</p>
-<div class="scroll"><table class="members"><thead><tr>{"".join(heads)}</tr>\
-</thead>{"".join(rows)}</table></div></section>"""
-
-
-def _head(key: str, name: str) -> str:
-    return (
-        f'<th scope="col" class="n"><button type="button" data-sort="{e(key)}">'
-        f"{e(name[:1].upper() + name[1:])}</button></th>"
-    )
-
-
-def _member_row(
-    view: RunView,
-    p: Point,
-    member: Member,
-    network: Architecture,
-    columns: Sequence[str],
-    best: Mapping[str, float | None],
-    longest: float,
-) -> str:
-    cells, sort_keys = [], []
-    split = any(m in p.predicted for m in columns)
-    for metric in columns:
-        value = p.values.get(metric)
-        cells.append(_value_cell(metric, value, p.intervals.get(metric), value == best[metric]))
-        sort_keys.append((metric, value))
-        if split and metric == "latency_ms":
-            searched = p.predicted.get(metric)
-            cells.append(_value_cell(metric, searched, p.predicted_intervals.get(metric), False))
-            sort_keys.append((f"{metric}.search", searched))
-    data = e(json.dumps(dict(sort_keys)))
-    rows = view.block_costs(network) if view.block_costs else None
-    groups = "".join(
-        f"<div><dt>{e(scope)}</dt><dd>{e(choice)}</dd></div>"
-        for scope, choice in text.choice_groups(member.get("choices") or {})
-    )
-    trials = ", ".join(f"#{n}" for n in p.numbers)
-    return (
-        f'<tbody data-id="{e(p.arch_id)}" data-sort="{data}"><tr class="row"><th scope="row">'
-        f'<button type="button" class="open" aria-expanded="false"><span class="chev"></span>'
-        f"<code>{e(p.arch_id)}</code></button></th><td>{silhouette(network, longest=longest)}</td>"
-        f"{''.join(cells)}</tr>"
-        f'<tr class="detail" hidden><td colspan="{2 + len(cells)}"><div class="inside">'
-        f"{drawing(network, rows)}"
-        f'<div><h3>Choices</h3><dl class="choices">{groups}'
-        f"<div><dt>trial</dt><dd>{e(trials or '–')}</dd></div></dl></div></div></td></tr></tbody>"
-    )
-
-
-def _value_cell(
-    metric: str, value: float | None, ends: tuple[float, float] | None, best: bool
-) -> str:
-    note = text.interval(metric, ends)
-    small = f"<small>{e(note)}</small>" if note else ""
-    mark = " best" if best else ""
-    return f'<td class="n{mark}"><span>{e(text.number(metric, value))}</span>{small}</td>'
-
-
-def _progress(view: RunView, found: Sequence[Point]) -> str:
-    charts = []
-    if view.hypervolume_history:
-        charts.append(
-            '<figure class="panel"><figcaption>Hypervolume over trials</figcaption>'
-            '<div class="plot small" id="hypervolume"></div></figure>'
-        )
-    error = median_error(found, "latency_ms")
-    if error:
-        median, worst, n = error
-        note = f"median error {median:.1%}, worst {worst:.1%}, n = {n}"
-        charts.append(
-            '<figure class="panel"><figcaption>Latency: measured against predicted'
-            f'<span class="aside">{e(note.replace("%", " %"))}</span></figcaption>'
-            '<div class="plot small" id="calibration"></div></figure>'
-        )
-    if not charts:
-        return ""
-    return f'<section><h2>Evidence</h2><div class="panels">{"".join(charts)}</div></section>'
-
-
-def _run(view: RunView) -> str:
-    parts = []
-    if view.space_size:
-        size = view.space_size
-        about = "" if size.get("networks_exact", True) else "about "
-        networks = size.get("networks")
-        if networks is not None:
-            started = len({t.arch_id for t in view.trials})
-            parts.append(
-                f"<p>{text.plural(started, 'network')} trained, of {about}"
-                f"{_large(networks)} that the space can build "
-                f"({_large(size.get('configurations', networks))} configurations).</p>"
-            )
-    if view.rejections:
-        rows = "".join(
-            f'<tr><td>{e(reason)}</td><td class="n">{n:,}</td></tr>'
-            for reason, n in sorted(view.rejections.items(), key=lambda item: -item[1])
-        )
-        parts.append(
-            "<h3>Rejected before training</h3><table><thead><tr><th>Reason</th>"
-            f'<th class="n">Candidates</th></tr></thead><tbody>{rows}</tbody></table>'
-        )
-    failed = [t for t in view.trials if t.state is State.FAILED]
-    if failed:
-        rows = "".join(
-            f'<tr><td class="n">#{t.number}</td><td><code>{e(t.arch_id)}</code></td>'
-            f"<td>{e(t.error or 'no reason recorded')}</td></tr>"
-            for t in failed[:_MOST_FAILURES]
-        )
-        more = len(failed) - _MOST_FAILURES
-        rest = f"<p class='hint'>and {more:,} more</p>" if more > 0 else ""
-        parts.append(
-            f"<h3>Failed trials</h3><table><thead><tr><th class='n'>Trial</th><th>Network</th>"
-            f"<th>Reason</th></tr></thead><tbody>{rows}</tbody></table>{rest}"
-        )
-    return f"<section><h2>Search</h2>{''.join(parts)}</section>" if parts else ""
-
-
-def _large(count: float) -> str:
-    return f"{count:,.0f}" if count < 1e6 else re.sub(r"e\+?0*(\d+)", r" × 10^\1", f"{count:.1e}")
-
-
-def _latency(view: RunView) -> str:
-    if not view.latency:
-        return ""
-    return f"<section><h2>Latency table</h2>{_facts(_latency_facts(view.latency))}</section>"
-
-
-def _latency_facts(latency: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for key, value in latency.items():
-        if value is None:
-            continue
-        name = key.replace("_", " ")
-        as_percent = key.endswith("_error")
-        if isinstance(value, Mapping):
-            yield name, ", ".join(f"{k} {_fact(v, as_percent)}" for k, v in value.items())
-        else:
-            yield name, _fact(value, as_percent)
-
-
-def _fact(value: object, as_percent: bool) -> str:
-    if isinstance(value, float):
-        return f"{value * 100:.1f} %" if as_percent else text.significant(value)
-    return str(value)
-
-
-def _facts(items: Iterable[tuple[str, str]]) -> str:
-    rows = "".join(f"<div><dt>{e(k)}</dt><dd>{e(v)}</dd></div>" for k, v in items)
-    return f'<dl class="facts">{rows}</dl>'
-
-
-def _setup(view: RunView) -> str:
-    plain = json.loads(json.dumps(view.config, default=str))
-    document = e(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=88))
-    coloured = re.sub(r"^(\s*(?:- )*)([\w.]+)(?=:)", r"\1<b>\2</b>", document, flags=re.M)
-    commands = [
-        ("Run or continue this search", view.command),
-        ("See its front in the terminal", f"nasctl front {view.run_dir}"),
-        ("Write this report again", f"nasctl report {view.run_dir}"),
-        ("Open every trial in MLflow", f"nasctl ui {view.run_dir}"),
-    ]
-    steps = "".join(
-        f"<li><span>{e(what)}</span><code class='cmd'>{e(command)}</code></li>"
-        for what, command in commands
-    )
-    environment = _facts(view.environment.items()) if view.environment else ""
-    return f"""<section><h2>Reproduce</h2><ol class="steps">{steps}</ol>
-<h3>Environment</h3>{environment}
-<h3>Configuration</h3>
-<p class="hint">Resolved: every default is spelt out. It is also <code>config.yaml</code> in the \
-run's folder.</p><pre class="yaml">{coloured}</pre></section>"""

@@ -12,7 +12,7 @@ _LABELS = {
     "macs": "MACs",
     "model_bytes": "model size",
 }
-_SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _COUNTS = {"params", "macs", "activations"}
 
 
@@ -77,7 +77,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 def si(value: float) -> str:
     """`912`, `48.1 k`, `3.21 M`: three digits and a factor of 1,000."""
-    for factor, prefix in _SI:
+    for factor, prefix in SI:
         if abs(value) >= factor * 0.9995:
             return f"{significant(value / factor)} {prefix}"
     return f"{value:.0f}" if float(value).is_integer() else significant(value)
@@ -99,7 +99,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def choice_groups(choices: Mapping[str, Scalar]) -> list[tuple[str, str]]:
-    """Choices by scope, in order: `[("network", "width_multiplier 0.5"), ("stage1.block1", ...)]`."""
+    """Choices by scope, in order: `("network", "resolution 28"), ("stage1.block1", ...)`."""
     groups: dict[str, list[str]] = {}
     for name, value in choices.items():
         scope, _, key = name.rpartition(".")

@@ -93,6 +93,10 @@ class RunView:
         return self.front["members"]  # type: ignore[no-any-return]
 
 
+Shown = tuple[float | None, tuple[float, float] | None]
+"""A value and its interval."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One network in the charts.
@@ -116,6 +120,18 @@ class Point:
     predicted_intervals: Mapping[str, tuple[float, float]]
     choices: Mapping[str, Any]
     uncertainty: Mapping[str, Mapping[str, Any]]
+
+    def measured(self, metric: str) -> Shown:
+        """What was measured after the search, with its interval; (None, None) where nothing was."""
+        if metric not in self.predicted:
+            return None, None
+        return self.values.get(metric), self.intervals.get(metric)
+
+    def searched(self, metric: str) -> Shown:
+        """What the search went by, with its interval."""
+        if metric in self.predicted:
+            return self.predicted[metric], self.predicted_intervals.get(metric)
+        return self.values.get(metric), self.intervals.get(metric)
 
 
 def primary(objectives: Mapping[str, Direction]) -> str:
@@ -234,6 +250,29 @@ def _from_trials(arch_id: str, trials: Sequence[Trial]) -> Point:
 def _ends(uncertainty: Mapping[str, Any]) -> tuple[float, float]:
     low, high = uncertainty["interval"]
     return float(low), float(high)
+
+
+def staircase(
+    members: Sequence[Point], x: str, y: str, x_direction: str, y_direction: str
+) -> list[tuple[float, float]]:
+    """Corners of the attainment line of two metrics, from the best end of `x` on.
+
+    Members that another member beats in both metrics are off the line.
+    """
+    sign_x = 1 if x_direction == "min" else -1
+    sign_y = 1 if y_direction == "max" else -1
+    ordered = sorted(members, key=lambda p: (sign_x * p.values[x], -sign_y * p.values[y]))
+    corners: list[tuple[float, float]] = []
+    best: float | None = None
+    for p in ordered:
+        value = p.values[y]
+        if best is not None and sign_y * value <= sign_y * best:
+            continue
+        if best is not None:
+            corners.append((p.values[x], best))
+        corners.append((p.values[x], value))
+        best = value
+    return corners
 
 
 def median_error(found: Sequence[Point], metric: str) -> tuple[float, float, int] | None:

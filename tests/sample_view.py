@@ -1,4 +1,4 @@
-"""Fabricated runs for the tests of report and terminal: realistic in form, meaningless in number."""
+"""Fabricated runs for the tests of report and terminal: real in form, meaningless in number."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"samplers", "engine", "candidates", "ledger", "rundir", "records", "front", "plugins",
      "evaluate", "interrupt", "tracking*"},
     {"executors", "prepare", "search", "dryrun"},
-    {"config", "compose", "consistency", "guard", "schema", "report*", "progress", "terminal",
+    {"config", "compose", "consistency", "guard", "schema", "report*", "progress*", "terminal",
      "outputs"},
     {"api", "cli"},
 ]  # fmt: skip

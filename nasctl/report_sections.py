@@ -1,0 +1,136 @@
+"""Layer 5: the page's lower half: evidence, what the search did, its setup, how to repeat it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from nasctl import report_text as text
+from nasctl.report_view import Point, RunView, median_error
+from nasctl.trial import State
+
+_MOST_FAILURES = 50
+
+
+def e(value: object) -> str:
+    """Escaped for element content and quoted attributes alike."""
+    return html.escape(str(value), quote=True)
+
+
+def evidence(view: RunView, found: Sequence[Point]) -> str:
+    charts = []
+    if view.hypervolume_history:
+        charts.append(
+            '<figure class="panel"><figcaption>Hypervolume over trials</figcaption>'
+            '<div class="plot small" id="hypervolume"></div></figure>'
+        )
+    error = median_error(found, "latency_ms")
+    if error:
+        median, worst, n = error
+        note = f"median error {median:.1%}, worst {worst:.1%}, n = {n}"
+        charts.append(
+            '<figure class="panel"><figcaption>Latency: measured against predicted'
+            f'<span class="aside">{e(note.replace("%", " %"))}</span></figcaption>'
+            '<div class="plot small" id="calibration"></div></figure>'
+        )
+    if not charts:
+        return ""
+    return f'<section><h2>Evidence</h2><div class="panels">{"".join(charts)}</div></section>'
+
+
+def search(view: RunView) -> str:
+    parts = []
+    if view.space_size:
+        size = view.space_size
+        about = "" if size.get("networks_exact", True) else "about "
+        networks = size.get("networks")
+        if networks is not None:
+            started = len({t.arch_id for t in view.trials})
+            parts.append(
+                f"<p>{text.plural(started, 'network')} trained, of {about}"
+                f"{_large(networks)} that the space can build "
+                f"({_large(size.get('configurations', networks))} configurations).</p>"
+            )
+    if view.rejections:
+        rows = "".join(
+            f'<tr><td>{e(reason)}</td><td class="n">{n:,}</td></tr>'
+            for reason, n in sorted(view.rejections.items(), key=lambda item: -item[1])
+        )
+        parts.append(
+            "<h3>Rejected before training</h3><table><thead><tr><th>Reason</th>"
+            f'<th class="n">Candidates</th></tr></thead><tbody>{rows}</tbody></table>'
+        )
+    failed = [t for t in view.trials if t.state is State.FAILED]
+    if failed:
+        rows = "".join(
+            f'<tr><td class="n">#{t.number}</td><td><code>{e(t.arch_id)}</code></td>'
+            f"<td>{e(t.error or 'no reason recorded')}</td></tr>"
+            for t in failed[:_MOST_FAILURES]
+        )
+        more = len(failed) - _MOST_FAILURES
+        rest = f"<p class='hint'>and {more:,} more</p>" if more > 0 else ""
+        parts.append(
+            f"<h3>Failed trials</h3><table><thead><tr><th class='n'>Trial</th><th>Network</th>"
+            f"<th>Reason</th></tr></thead><tbody>{rows}</tbody></table>{rest}"
+        )
+    return f"<section><h2>Search</h2>{''.join(parts)}</section>" if parts else ""
+
+
+def _large(count: float) -> str:
+    return f"{count:,.0f}" if count < 1e6 else re.sub(r"e\+?0*(\d+)", r" × 10^\1", f"{count:.1e}")
+
+
+def latency_table(view: RunView) -> str:
+    if not view.latency:
+        return ""
+    return f"<section><h2>Latency table</h2>{_facts(_latency_facts(view.latency))}</section>"
+
+
+def _latency_facts(latency: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for key, value in latency.items():
+        if value is None:
+            continue
+        name = key.replace("_", " ")
+        as_percent = key.endswith("_error")
+        if isinstance(value, Mapping):
+            yield name, ", ".join(f"{k} {_fact(v, as_percent)}" for k, v in value.items())
+        else:
+            yield name, _fact(value, as_percent)
+
+
+def _fact(value: object, as_percent: bool) -> str:
+    if isinstance(value, float):
+        return f"{value * 100:.1f} %" if as_percent else text.significant(value)
+    return str(value)
+
+
+def _facts(items: Iterable[tuple[str, str]]) -> str:
+    rows = "".join(f"<div><dt>{e(k)}</dt><dd>{e(v)}</dd></div>" for k, v in items)
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def setup(view: RunView) -> str:
+    plain = json.loads(json.dumps(view.config, default=str))
+    document = e(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=88))
+    coloured = re.sub(r"^(\s*(?:- )*)([\w.]+)(?=:)", r"\1<b>\2</b>", document, flags=re.M)
+    commands = [
+        ("Run or continue this search", view.command),
+        ("See its front in the terminal", f"nasctl front {view.run_dir}"),
+        ("Write this report again", f"nasctl report {view.run_dir}"),
+        ("Open every trial in MLflow", f"nasctl ui {view.run_dir}"),
+    ]
+    steps = "".join(
+        f"<li><span>{e(what)}</span><code class='cmd'>{e(command)}</code></li>"
+        for what, command in commands
+    )
+    environment = _facts(view.environment.items()) if view.environment else ""
+    return f"""<section><h2>Reproduce</h2><ol class="steps">{steps}</ol>
+<h3>Environment</h3>{environment}
+<h3>Configuration</h3>
+<p class="hint">Resolved: every default is spelt out. It is also <code>config.yaml</code> in the \
+run's folder.</p><pre class="yaml">{coloured}</pre></section>"""

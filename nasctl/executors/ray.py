@@ -44,6 +44,7 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "inf",
 }
+SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE", "TUNE_ORIG_WORKING_DIR")
 TOKEN = secrets.token_hex(32)
 """Guards a local cluster, which listens on all interfaces. In memory only; one per process,
 because Ray reads it once."""
@@ -163,11 +164,14 @@ class RayExecutor:
         with _environ(environment), scratch_dir() as folder, _signals():
             import ray
 
-            try:
-                self._connect(folder, object_bytes)
-                yield folder
-            finally:
-                ray.shutdown()
+            # Prints the raylet's remarks on dead workers, in spite of log_to_driver=False.
+            printer = importlib.import_module("ray._private.worker")
+            with _without(printer, "print_to_stdstream"):
+                try:
+                    self._connect(folder, object_bytes)
+                    yield folder
+                finally:
+                    ray.shutdown()
 
     def _connect(self, folder: str, object_bytes: int) -> None:
         import ray
@@ -182,7 +186,11 @@ class RayExecutor:
             if self.address is not None:
                 ray.init(address=self.address, **common)
             else:
-                with _lean_node():
+                # The autoscaler's monitor, the dashboard's server (in spite of
+                # include_dashboard=False) and the log monitor do nothing for us, but take
+                # seconds of both cores while the first trainings want to start.
+                node: Any = importlib.import_module("ray._private.node").Node
+                with _without(node, "start_monitor", "start_api_server", "start_log_monitor"):
                     ray.init(
                         address="local",
                         num_cpus=math.ceil(self.workers * self.cpus),
@@ -190,7 +198,6 @@ class RayExecutor:
                         include_dashboard=False,
                         object_store_memory=OBJECT_STORE_BYTES + object_bytes,
                         _temp_dir=folder,
-                        _node_ip_address="127.0.0.1",
                         **common,
                     )
         except SystemExit:  # SIGTERM met the handler that ray.init installs
@@ -266,7 +273,7 @@ def _signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environ(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ.get(name) for name in (*values, *SET_BY_RAY)}
     os.environ.update(values)
     try:
         yield
@@ -295,24 +302,17 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lean_node() -> Iterator[None]:
-    """Starts a local node without the three helpers that nobody here uses.
-
-    The autoscaler's monitor, the dashboard's server (started even with include_dashboard=False)
-    and the log monitor cost seconds of both cores while the first trainings want to start.
-    """
-    from ray._private.node import Node
-
-    names = ("start_monitor", "start_api_server", "start_log_monitor")
-    originals = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
+def _without(owner: Any, *names: str) -> Iterator[None]:
+    """Turns functions of Ray that it offers no option for into nothing."""
+    originals = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
 
     def nothing(*args: object, **kwargs: object) -> None:
         del args, kwargs
 
     for name in originals:
-        setattr(Node, name, nothing)
+        setattr(owner, name, nothing)
     try:
         yield
     finally:
         for name, original in originals.items():
-            setattr(Node, name, original)
+            setattr(owner, name, original)

@@ -19,6 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from nasctl.samplers.base import Observation, Proposal, SamplerContext, derive_seed
 from nasctl.samplers.optuna_history import Encoding, ask_labels, frozen_trial, open_study
@@ -263,6 +264,8 @@ class GpSampler(_OptunaSampler):
     def __init__(
         self, context: SamplerContext, *, startup_trials: int, deterministic_objective: bool
     ) -> None:
+        import scipy.optimize  # noqa: F401 - Optuna loads it later; its BLAS must be there to limit
+
         super().__init__(context)
         self._startup_trials = startup_trials
         self._deterministic = deterministic_objective
@@ -282,7 +285,10 @@ class GpSampler(_OptunaSampler):
                 deterministic_objective=self._deterministic,
                 warn_independent_sampling=False,
             )
-        return self._proposal(sampler, [*self._told(), *self._running(pending)])
+        # One thread: sums come out the same on every machine, and the driver leaves the cores to
+        # the workers. Optuna limits torch itself, but BLAS only through the environment, too late.
+        with threadpool_limits(1):
+            return self._proposal(sampler, [*self._told(), *self._running(pending)])
 
     def tell(self, observation: Observation) -> None:
         """See `Sampler.tell`."""

@@ -1,0 +1,161 @@
+"""Layer 2: the latency of a network on a named device, before it is trained.
+
+Every reachable (block, input shape) and about ten whole networks are timed together in interleaved
+rounds (`latency_rounds`); a network's latency is the corrected sum over its blocks
+(`latency_fit`), with a prediction interval. Values are milliseconds at the stored reference time
+of a canary network, and so are whole networks measured later: the two can be compared, however the
+machine's speed has changed in between.
+
+Measuring happens in the driver, before workers start; with a full cache neither torch nor a
+runtime is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasctl.arch import Architecture, Block, Shape
+from nasctl.errors import NasctlError
+from nasctl.latency_bench import Bench, Progress
+from nasctl.latency_cache import device_key, locked, pair_key, read_record, write_record
+from nasctl.latency_runtimes import Runtime, device_fingerprint, open_runtime, runtime_version
+from nasctl.latency_settings import LatencySettings
+from nasctl.latency_table import LatencyEstimate, LatencyTable, WholeLatency
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "LatencyEstimate",
+    "LatencySettings",
+    "LatencyTable",
+    "WholeLatency",
+    "device_fingerprint",
+    "measure_networks",
+    "measure_table",
+]
+
+Pair = tuple[Block, Shape]
+
+
+def measure_table(
+    pairs: Iterable[Pair],
+    calibration: Sequence[Architecture],
+    settings: LatencySettings,
+    *,
+    build_block: Callable[[Block, Shape], nn.Module],
+    build_network: Callable[[Architecture], nn.Module],
+    cache_path: Path | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+) -> LatencyTable:
+    """Measures what the cache does not have, and calibrates.
+
+    Args:
+        pairs: every (block, input shape) that may be asked for.
+        calibration: candidates for calibration; `settings.calibration_networks` of them are
+            chosen, spread evenly over the range of summed block latencies.
+        settings: what latency means.
+        build_block: the module of a block for an input shape (any weights: they are replaced).
+        build_network: the module of a network.
+        cache_path: the JSON file of earlier measurements; None: no cache.
+        progress: told in words what happens.
+        seed: of the order of measurements.
+        runtime: instead of the one that `settings` names (tests).
+
+    Raises:
+        NasctlError: no calibration network was given.
+        EnvironmentProblemError: a block cannot be exported, the command or the disk fails.
+        ConfigError: the command or the device does not exist.
+    """
+    if not calibration:
+        raise NasctlError("latency: no network to calibrate the table with")
+    wanted = {
+        pair_key(*p): p
+        for p in (*pairs, *(p for architecture in calibration for p in architecture.placed()))
+    }
+    fingerprint = device_fingerprint(settings)
+    key = device_key(fingerprint, {type(block) for block, _ in wanted.values()})
+    choice = _choice_key(calibration, settings.calibration_networks)
+    record = read_record(cache_path, key)
+    if choice not in record.corrections or not record.blocks.keys() >= wanted.keys():
+        with locked(cache_path):
+            record = read_record(cache_path, key)  # another process may have measured meanwhile
+            with _runtime(runtime, settings) as opened:
+                bench = Bench(opened, settings, progress=progress, seed=seed)
+                bench.fill(
+                    record,
+                    wanted,
+                    calibration,
+                    choice,
+                    build_block=build_block,
+                    build_network=build_network,
+                )
+            write_record(cache_path, key, record)
+    assert record.canary_ms is not None
+    return LatencyTable(
+        device=fingerprint,
+        runtime=runtime_version(settings),
+        settings=json.loads(json.dumps(dataclasses.asdict(settings))),
+        canary_ms=record.canary_ms,
+        drift=record.drift,
+        blocks={k: record.blocks[k] for k in sorted(wanted)},
+        correction=record.corrections[choice],
+    )
+
+
+def _choice_key(candidates: Sequence[Architecture], count: int) -> str:
+    text = json.dumps([sorted({a.id for a in candidates}), count])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def measure_networks(
+    architectures: Sequence[Architecture],
+    settings: LatencySettings,
+    *,
+    build_network: Callable[[Architecture], nn.Module],
+    canary_ms: float | None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+) -> dict[str, WholeLatency]:
+    """Measures whole networks against each other in interleaved rounds.
+
+    Nothing else should run on the machine meanwhile.
+
+    Args:
+        architectures: the networks; equal ones are measured once.
+        settings: what latency means: the same as for the table.
+        build_network: the module of a network (any weights: they are replaced).
+        canary_ms: `LatencyTable.canary_ms`, so that these figures are on the table's scale; None:
+            the canary's time now.
+        progress: told in words what happens.
+        seed: of the order of measurements.
+        runtime: instead of the one that `settings` names (tests).
+
+    Returns:
+        By architecture id.
+
+    Raises:
+        EnvironmentProblemError: a network cannot be exported, or the command fails.
+        ConfigError: the command or the device does not exist.
+    """
+    distinct = list({a.id: a for a in architectures}.values())
+    if not distinct:
+        return {}
+    with _runtime(runtime, settings) as opened:
+        bench = Bench(opened, settings, progress=progress, seed=seed)
+        return bench.whole(distinct, build_network, canary_ms)
+
+
+def _runtime(
+    given: Runtime | None, settings: LatencySettings
+) -> contextlib.AbstractContextManager[Runtime]:
+    return open_runtime(settings) if given is None else contextlib.nullcontext(given)

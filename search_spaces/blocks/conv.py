@@ -167,7 +167,10 @@ class ConvNormActivation(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPool(Block):
-    """Maximum over windows, padded by (kernel_size - 1) // 2; (c, h, w) -> (c, h', w')."""
+    """Maximum over windows, padded by (kernel_size - 1) // 2; (c, h, w) -> (c, h', w')
+
+    with h' = (h + 2p - kernel_size) // stride + 1.
+    """
 
     op: ClassVar[str] = "max_pool"
     kernel_size: int
@@ -182,17 +185,41 @@ class MaxPool(Block):
         return windowed_shape(in_shape, channels, self.kernel_size, self.stride)
 
     def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
+        """The smallest kernel and stride with the same windows; at the rim of small maps several
+        have the same, and where every window is one pixel there is nothing to do."""
         self.out_shape(in_shape)
-        stride = smallest_stride(in_shape, self.kernel_size, self.stride)
-        if self.kernel_size == stride == 1:
+        _, *sides = in_shape
+        own = _windows(sides, self.kernel_size, self.stride)
+        kernels = range(1, self.kernel_size + 1)
+        if any(stop - start == self.kernel_size for axis in own for start, stop in axis):
+            kernels = range(self.kernel_size, self.kernel_size + 1)
+        kernel_size, stride = next(
+            (kernel_size, stride)
+            for kernel_size in kernels
+            for stride in range(1, min(sides) + 1)
+            if _windows(sides, kernel_size, stride) == own
+        )
+        if kernel_size == stride == 1:
             return ()
-        return (self if stride == self.stride else dataclasses.replace(self, stride=stride),)
+        return (MaxPool(kernel_size=kernel_size, stride=stride),)
 
     def build(self, in_shape: Shape) -> nn.Module:
         del in_shape
         from torch import nn
 
         return nn.MaxPool2d(self.kernel_size, self.stride, padding=(self.kernel_size - 1) // 2)
+
+
+def _windows(sides: list[int], kernel_size: int, stride: int) -> list[list[tuple[int, int]]]:
+    """For each axis the (start, stop) of its windows on the map, without the padding."""
+    padding = (kernel_size - 1) // 2
+    return [
+        [
+            (max(0, start), min(side, start + kernel_size))
+            for start in range(-padding, side + padding - kernel_size + 1, stride)
+        ]
+        for side in sides
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

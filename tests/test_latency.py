@@ -1,0 +1,607 @@
+"""Latency: the arithmetic on synthetic devices whose truth is known, caching, external programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import yaml
+
+from nasctl import latency, latency_cache, latency_runtimes
+from nasctl.arch import Architecture, Block, Shape
+from nasctl.errors import ConfigError, EnvironmentProblemError, NasctlError
+from nasctl.latency import (
+    LatencySettings,
+    LatencyTable,
+    WholeLatency,
+    device_fingerprint,
+    measure_networks,
+    measure_table,
+)
+from nasctl.latency_bench import spread
+from nasctl.latency_cache import pair_key
+from nasctl.latency_fit import Features, fit_correction, order_statistic_interval, student_t_975
+from nasctl.latency_rounds import RoundPlan, measure_rounds
+from nasctl.latency_runtimes import run_command
+from nasctl.latency_settings import Timing
+
+CONF = Path(__file__).parents[1] / "conf"
+SETTINGS = LatencySettings(rounds=16, calls=3, budget_s=1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Block):
+    """A block whose only property is how long it takes."""
+
+    op: ClassVar[str] = "work"
+    us: int
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        return in_shape
+
+    def build(self, in_shape: Shape) -> Any:
+        from torch import nn
+
+        module = nn.Identity()
+        module.us = [self.us]
+        return module
+
+
+def network_of(*us: int) -> Architecture:
+    return Architecture(input_shape=(7,), blocks=tuple(Work(us=u) for u in us), num_classes=7)
+
+
+def build_network(architecture: Architecture) -> Any:
+    from torch import nn
+
+    module = nn.Identity()
+    module.us = [b.us for b in architecture.blocks]
+    return module
+
+
+def build_block(block: Block, shape: Shape) -> Any:
+    return block.build(shape)
+
+
+CALL_MS = 0.006
+CANARY_MS = 0.2
+
+
+class Device:
+    """A machine with a known law, whose speed drifts from call to call.
+
+    A call takes CALL_MS; blocks in a network cost 1.1 of what they cost alone, minus 0.001 ms each.
+    """
+
+    passes: int | None = None
+
+    def __init__(self, drift: Iterator[float] | None = None, noise: float = 0.0) -> None:
+        self.drift = drift or itertools.repeat(1.0)
+        self.noise = noise
+        self.rng = random.Random(0)
+        self.prepared = 0
+        self.calls = 0
+
+    def prepare(self, module: Any, input_shape: Shape) -> Any:
+        self.prepared += 1
+        us = getattr(module, "us", None)
+        if us is None:
+            canary = any(True for _ in module.parameters())
+            ms = CANARY_MS if canary else CALL_MS
+        elif len(us) == 1:
+            ms = CALL_MS + us[0] / 1000
+        else:
+            ms = CALL_MS + sum(1.1 * u / 1000 - 0.001 for u in us)
+        return lambda calls: self.timing(ms, calls)
+
+    def timing(self, ms: float, calls: int) -> Timing:
+        self.calls += calls
+        spread = [math.exp(self.rng.gauss(0, self.noise)) for _ in range(calls)]
+        return Timing(calls_ms=tuple(ms * next(self.drift) * s for s in spread))
+
+
+def truth(architecture: Architecture) -> float:
+    return CALL_MS + sum(1.1 * b.us / 1000 - 0.001 for b in architecture.blocks)
+
+
+def random_networks(count: int, seed: int) -> list[Architecture]:
+    rng = random.Random(seed)
+    kinds = (10, 20, 35, 60, 100)
+    return [network_of(*rng.choices(kinds, k=rng.randint(4, 16))) for _ in range(count)]
+
+
+PAIRS = [(Work(us=us), (7,)) for us in (10, 20, 35, 60, 100)]
+
+
+def measure(device: Any, cache: Path | None = None, **changes: Any) -> LatencyTable:
+    arguments: dict[str, Any] = {
+        "build_block": build_block,
+        "build_network": build_network,
+        "cache_path": cache,
+        "runtime": device,
+    }
+    settings = changes.pop("settings", SETTINGS)
+    return measure_table(PAIRS, random_networks(60, 1), settings, **(arguments | changes))
+
+
+def sawtooth() -> Iterator[float]:
+    """The machine slows down by 40 % over 400 calls, again and again."""
+    for step in itertools.count():
+        yield 1 + 0.4 * (step % 400) / 400
+
+
+class TestTable:
+    def test_blocks_and_networks_of_a_steady_device(self) -> None:
+        table = measure(Device())
+        assert table.canary_ms == pytest.approx(CANARY_MS)
+        assert table.block_ms(Work(us=35), (7,)) == pytest.approx(CALL_MS + 0.035)
+        for architecture in random_networks(50, 2):
+            assert table.predict(architecture).ms == pytest.approx(truth(architecture), rel=0.02)
+
+    def test_drift_of_the_machine_cancels(self) -> None:
+        steady, drifting = measure(Device()), measure(Device(sawtooth()))
+        ratio = drifting.canary_ms / steady.canary_ms  # the scale is the canary's low quantile
+        assert 1.0 < ratio < 1.2
+        for block, shape in PAIRS:
+            value = drifting.block_ms(block, shape) / ratio
+            assert value == pytest.approx(steady.block_ms(block, shape), rel=0.02)
+        assert drifting.summary["machine_drift"]["p90"] > 1.1
+        assert steady.summary["machine_drift"] == {"p50": 1.0, "p90": 1.0}
+
+    def test_whole_networks_are_on_the_scale_of_the_table(self) -> None:
+        table = measure(Device())
+        networks = random_networks(5, 3)
+        # Later the whole machine is 30 % slower: the canary says so.
+        found = measure_networks(
+            networks,
+            SETTINGS,
+            build_network=build_network,
+            canary_ms=table.canary_ms,
+            runtime=Device(itertools.repeat(1.3)),
+        )
+        for a in networks:
+            assert found[a.id].p50_ms == pytest.approx(truth(a))
+            assert found[a.id].p90_ms == pytest.approx(truth(a))
+
+    def test_interval_covers_networks_that_were_not_seen(self) -> None:
+        inside = []
+        for seed in range(5):
+            device = Device(noise=0.1)
+            device.rng = random.Random(seed)
+            table = measure(device, seed=seed)
+            scale = table.canary_ms / CANARY_MS  # the low quantile of a noisy canary
+            for a in random_networks(60, 10 + seed):
+                estimate = table.predict(a)
+                assert estimate.low < estimate.ms < estimate.high
+                inside.append(estimate.low <= truth(a) * scale <= estimate.high)
+        assert np.mean(inside) > 0.9
+
+    def test_predict_is_the_sum_by_hand(self) -> None:
+        table = LatencyTable(
+            device="d",
+            runtime="r",
+            settings={"batch": 1},
+            canary_ms=0.2,
+            drift=(1.0, 1.0),
+            blocks={pair_key(Work(us=10), (7,)): 0.5, pair_key(Work(us=20), (7,)): 0.25},
+            correction={
+                "scale": 0.8,
+                "per_block": -0.01,
+                "per_element": -0.001,
+                "intercept": 0.03,
+                "relative_error": 0.1,
+                "leave_one_out": [0.1, -0.2],
+            },
+        )
+        estimate = table.predict(network_of(10, 20, 10))
+        expected = 0.8 * (0.5 + 0.25 + 0.5) - 3 * 0.01 - 3 * 7 * 0.001 + 0.03
+        assert estimate.ms == pytest.approx(expected)
+        assert estimate.low == pytest.approx(0.9 * expected)
+        assert estimate.high == pytest.approx(1.1 * expected)
+        with pytest.raises(NasctlError, match=r"work on input \(7,\) was never measured.*30"):
+            table.predict(network_of(10, 30))
+
+    def test_json_round_trip(self) -> None:
+        table = measure(Device(sawtooth()))
+        again = LatencyTable.from_json(json.loads(json.dumps(table.to_json())))
+        assert again == table
+        a = network_of(10, 60, 100)
+        assert again.predict(a) == table.predict(a)
+        assert again.summary == table.summary
+        assert again.summary["blocks"] == 5
+        assert again.summary["calibration_networks"] == 10
+
+    def test_no_calibration_network(self) -> None:
+        with pytest.raises(NasctlError, match="no network to calibrate"):
+            measure_table(PAIRS, [], SETTINGS, build_block=build_block, build_network=build_network)
+
+    def test_blocks_of_calibration_networks_are_measured_too(self) -> None:
+        table = measure_table(
+            [],
+            random_networks(3, 1),
+            SETTINGS,
+            build_block=build_block,
+            build_network=build_network,
+            runtime=Device(),
+        )
+        assert len(table.blocks) == 5
+        assert table.summary["calibration_networks"] == 3
+
+    def test_calibration_networks_span_the_range(self) -> None:
+        networks = [network_of(*[10] * n) for n in range(1, 101)]
+        chosen = spread(networks, {pair_key(Work(us=10), (7,)): 1.0}, 10)
+        assert [len(a.blocks) for a in chosen] == [1, 12, 23, 34, 45, 56, 67, 78, 89, 100]
+        assert spread(networks[:1] * 3, {pair_key(Work(us=10), (7,)): 1.0}, 10) == networks[:1]
+
+
+class TestCache:
+    def test_a_second_search_measures_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / "latency.json"
+        first = measure(Device(sawtooth()), path)
+        again = Device()
+        assert measure(again, path) == first
+        assert (again.prepared, again.calls) == (0, 0)
+
+    def test_only_what_is_missing_is_measured(self, tmp_path: Path) -> None:
+        path = tmp_path / "latency.json"
+        measure(Device(), path)
+        slower = Device(itertools.repeat(1.4))
+        table = measure_table(
+            [*PAIRS, (Work(us=77), (7,))],
+            random_networks(60, 1),
+            SETTINGS,
+            build_block=build_block,
+            build_network=build_network,
+            cache_path=path,
+            runtime=slower,
+        )
+        assert slower.prepared == 3  # the block, the canary, the empty call
+        assert table.block_ms(Work(us=77), (7,)) == pytest.approx(CALL_MS + 0.077)
+        assert table.canary_ms == pytest.approx(CANARY_MS)
+
+    @pytest.mark.parametrize("change", [{"batch": 2}, {"threads": 2}])
+    def test_other_settings_are_other_measurements(
+        self, tmp_path: Path, change: dict[str, int]
+    ) -> None:
+        path = tmp_path / "latency.json"
+        measure(Device(), path)
+        device = Device()
+        measure(device, path, settings=dataclasses.replace(SETTINGS, **change))
+        assert device.prepared > 0
+
+    def test_another_runtime_version_is_another_measurement(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "latency.json"
+        measure(Device(), path)
+        monkeypatch.setattr(latency_runtimes, "runtime_version", lambda s: "onnxruntime 99")
+        device = Device()
+        assert "onnxruntime 99" in measure(device, path).device
+        assert device.prepared > 0
+
+    def test_edited_blocks_are_measured_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, source = tmp_path / "latency.json", tmp_path / "blocks.py"
+        monkeypatch.setattr(latency_cache, "_source_file", lambda block_type: source)
+        source.write_text("before")
+        measure(Device(), path)
+        source.write_text("after")
+        device = Device()
+        measure(device, path)
+        assert device.prepared > 0
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 0, "devices": {}}', "\xff"])
+    def test_an_unreadable_cache_is_replaced(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "latency.json"
+        path.write_text(text, encoding="latin-1")
+        measure(Device(), path)
+        device = Device()
+        measure(device, path)
+        assert device.prepared == 0
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(EnvironmentProblemError, match="cannot be written"):
+            measure(Device(), tmp_path / "file" / "latency.json")
+
+    def test_a_warm_table_imports_no_runtime(self, tmp_path: Path) -> None:
+        program = textwrap.dedent(
+            """
+            import sys
+            from pathlib import Path
+            from nasctl.arch import Architecture
+            from nasctl.latency import LatencySettings, measure_table
+            from search_spaces.blocks import GlobalPoolLinear
+            block = GlobalPoolLinear(out=10)
+            a = Architecture(input_shape=(8, 4, 4), blocks=(block,), num_classes=10)
+            from search_spaces import network
+            table = measure_table([], [a], LatencySettings(rounds=8, budget_s=0.1),
+                build_block=lambda b, s: b.build(s), build_network=network.build,
+                cache_path=Path(sys.argv[1]))
+            print(table.predict(a).ms > 0, sorted({"torch", "onnxruntime"} & set(sys.modules)))
+            """
+        )
+        said = [
+            subprocess.run(
+                [sys.executable, "-c", program, str(tmp_path / "latency.json")],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for _ in range(2)
+        ]
+        assert said == ["True ['onnxruntime', 'torch']", "True []"]
+
+
+class TestFit:
+    def rows(self, n: int, seed: int = 0) -> tuple[list[Features], Any]:
+        rng = np.random.default_rng(seed)
+        features = [
+            Features(
+                blocks_ms=float(rng.uniform(0.2, 2.0)),
+                num_blocks=int(rng.integers(5, 20)),
+                elements=int(rng.integers(10_000, 60_000)),
+            )
+            for _ in range(n)
+        ]
+        truth = np.asarray(
+            [0.9 * f.blocks_ms - 0.004 * f.num_blocks - 1e-6 * f.elements + 0.05 for f in features]
+        )
+        return features, truth
+
+    def test_recovers_a_known_law(self) -> None:
+        features, truth = self.rows(10)
+        found = fit_correction(features, truth, call_ms=0.005)
+        others, expected = self.rows(100, seed=1)
+        errors = [abs(found.ms(f) / y - 1) for f, y in zip(others, expected, strict=True)]
+        assert np.median(errors) < 0.003
+        assert max(errors) < 0.03
+        assert found.scale == pytest.approx(0.9, abs=0.02)
+        assert found.n == 10
+
+    def test_one_disturbed_network_does_not_bend_the_fit(self) -> None:
+        features, truth = self.rows(10)
+        truth[3] *= 1.5
+        found = fit_correction(features, truth, call_ms=0.005)
+        others, expected = self.rows(100, seed=1)
+        errors = [abs(found.ms(f) / y - 1) for f, y in zip(others, expected, strict=True)]
+        assert np.median(errors) < 0.03
+        assert found.leave_one_out[3] > 0.4
+        assert found.relative_error > 0.2  # but it is not hidden either
+
+    def test_interval_is_t_times_press(self) -> None:
+        features, truth = self.rows(10)
+        noisy = truth * np.exp(np.random.default_rng(2).normal(0, 0.03, 10))
+        found = fit_correction(features, noisy, call_ms=0.005)
+        press = math.sqrt(np.mean(np.square(found.leave_one_out)))
+        assert found.relative_error == pytest.approx(2.306 * press, rel=1e-3)
+        assert found.median_error == pytest.approx(np.median(np.abs(found.leave_one_out)))
+
+    def test_without_evidence_the_sum_with_one_call_stands(self) -> None:
+        features = [Features(blocks_ms=1.0, num_blocks=10, elements=1000)]
+        found = fit_correction(features, [0.946], call_ms=0.006)  # 1 - 10 x .006 + .006
+        assert found.ms(Features(blocks_ms=0.5, num_blocks=5, elements=0)) == pytest.approx(
+            0.476, rel=1e-3
+        )
+        assert found.relative_error <= 0.9
+
+    def test_needs_a_time_per_network(self) -> None:
+        with pytest.raises(ValueError, match="one measured time"):
+            fit_correction([], [], call_ms=0.0)
+
+    def test_student(self) -> None:
+        assert student_t_975(8) == pytest.approx(2.306, abs=1e-3)
+
+    def test_order_statistics(self) -> None:
+        # Ranks from tables of the sign test: n = 20 gives the 6th and 15th value for the median.
+        assert order_statistic_interval(range(1, 21), 0.5) == (6, 15)
+        assert order_statistic_interval([3.0], 0.5) == (3.0, 3.0)
+        assert order_statistic_interval([1.0, 2.0, 3.0], 0.9) == (1.0, 3.0)
+        rng = np.random.default_rng(0)
+        inside = 0
+        for _ in range(400):
+            low, high = order_statistic_interval(list(rng.exponential(size=100)), 0.9)
+            inside += low <= -math.log(0.1) <= high
+        assert 0.94 < inside / 400 < 0.99
+
+
+class TestRounds:
+    plan = RoundPlan(calls=3, most=40, least=8, precision=0.01, budget_s=100.0)
+
+    def timers(self, device: Device, *ms: float) -> list[Any]:
+        return [lambda calls, ms=v: device.timing(ms, calls) for v in ms]
+
+    def test_stops_when_precise(self) -> None:
+        device = Device()
+        canary, *timers = self.timers(device, 0.2, 0.1, 0.4)
+        found = measure_rounds(timers, canary, self.plan)
+        assert len(found.rounds[0]) == 8
+        assert found.ratio == pytest.approx((0.5, 2.0))
+        assert found.canary_ms == pytest.approx(0.2)
+
+    def test_goes_on_while_noisy_and_stops_at_the_budget(self) -> None:
+        noisy = Device(noise=0.5)
+        canary, *timers = self.timers(noisy, 0.2, 0.1, 0.4)
+        assert len(measure_rounds(timers, canary, self.plan).rounds[0]) == 40
+        clock = itertools.count(0.0, 10.0)
+        found = measure_rounds(timers, canary, self.plan, clock=lambda: next(clock))
+        assert len(found.rounds[0]) == 8 + 10  # asked from the 8th round on, 10 s apart
+
+    def test_the_order_changes_from_round_to_round_and_follows_the_seed(self) -> None:
+        def order(seed: int) -> list[int]:
+            visits: list[int] = []
+
+            def timer(i: int) -> Any:
+                def visit(calls: int) -> Timing:
+                    visits.append(i)
+                    return Timing(calls_ms=(1.0,) * calls)
+
+                return visit
+
+            plan = dataclasses.replace(self.plan, most=2, least=2)
+            measure_rounds([timer(i) for i in range(6)], timer(99), plan, seed=seed)
+            return visits
+
+        assert order(0) == order(0) != order(1)
+        rounds = [i for i in order(0)[7:] if i != 99]  # after the warm-up
+        assert sorted(rounds[:6]) == sorted(rounds[6:]) == list(range(6))
+        assert rounds[:6] != rounds[6:]
+
+    def test_a_spike_in_some_rounds_does_not_matter(self) -> None:
+        spikes = (8.0 if step % 11 == 0 else 1.0 for step in itertools.count())
+        canary, *timers = self.timers(Device(spikes), 0.2, 0.1, 0.4)
+        assert measure_rounds(timers, canary, self.plan).ratio == pytest.approx((0.5, 2.0))
+
+
+class TestWhole:
+    def test_percentiles_and_intervals(self) -> None:
+        a = network_of(100, 100, 100)
+        (found,) = measure_networks(
+            [a, a],
+            dataclasses.replace(SETTINGS, rounds=40),
+            build_network=build_network,
+            canary_ms=CANARY_MS,
+            runtime=Device(noise=0.1),
+        ).values()
+        assert found.interval[0] <= found.p50_ms <= found.interval[1]
+        assert found.p90_interval[0] <= found.p90_ms <= found.p90_interval[1]
+        assert found.p50_ms == pytest.approx(truth(a), rel=0.05)
+        assert found.p90_ms == pytest.approx(truth(a) * math.exp(0.1 * 1.2816), rel=0.07)
+        assert found.n == 3 * found.rounds >= 64
+        assert WholeLatency.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+    def test_nothing_to_measure(self) -> None:
+        assert measure_networks([], SETTINGS, build_network=build_network, canary_ms=None) == {}
+
+
+class TestSettings:
+    def test_all_problems_at_once(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            LatencySettings(runtime="onnxruntme", batch=0, dtype="float33", budget_s=math.nan)  # type: ignore[arg-type]
+        text = str(caught.value)
+        assert "did you mean 'onnxruntime'" in text
+        assert "latency.batch: must be at least 1, got 0" in text
+        assert "did you mean 'float32'" in text
+        assert "latency.budget_s: must be above 0, got nan" in text
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"runtime": "command"}, "latency.command: missing"),
+            ({"command": ("true",)}, "latency.command: given, but latency.runtime=onnxruntime"),
+            ({"device": "cuda"}, "latency.device: cuda needs latency.runtime=torch"),
+            ({"device": "gpu", "runtime": "torch"}, "unknown device 'gpu'"),
+            ({"dtype": "bfloat16"}, "latency.dtype: bfloat16 needs latency.runtime=torch"),
+            ({"compile": True}, "latency.compile: True needs latency.runtime=torch"),
+        ],
+    )
+    def test_contradictions(self, given: dict[str, Any], said: str) -> None:
+        with pytest.raises(ConfigError, match=said):
+            LatencySettings(**given)
+
+    def test_the_packaged_config_states_every_default(self) -> None:
+        data = yaml.safe_load((CONF / "latency" / "table.yaml").read_text(encoding="utf-8"))
+        assert data.pop("name") == "table"
+        assert LatencySettings(**data) == LatencySettings()
+        assert set(data) == {f.name for f in dataclasses.fields(LatencySettings)}
+        none = yaml.safe_load((CONF / "latency" / "none.yaml").read_text(encoding="utf-8"))
+        assert none == {"name": "none"}
+
+    def test_the_fingerprint_names_what_matters(self) -> None:
+        text = device_fingerprint(LatencySettings(batch=8, threads=2))
+        for part in ("cores", "onnxruntime 1.", "torch 2.", "batch 8", "threads 2", "float32"):
+            assert part in text
+
+    def test_a_changed_program_is_another_device(self, tmp_path: Path) -> None:
+        program = tmp_path / "bench.sh"
+        program.write_text("echo 1")
+        settings = LatencySettings(runtime="command", command=("sh", str(program)))
+        before = latency.runtime_version(settings)
+        program.write_text("echo 2")
+        assert latency.runtime_version(settings) != before
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+class TestCommand:
+    model = Path("model.onnx")
+
+    def run(self, code: str, timeout_s: float = 20.0) -> Timing:
+        return run_command(python(code), self.model, timeout_s)
+
+    def test_reads_the_last_line(self) -> None:
+        found = self.run(
+            "import sys; print('log'); print('{\"latency_ms\": 2, \"p90_ms\": 2.5}')"
+            "; assert sys.argv[1] == 'model.onnx'"
+        )
+        assert found == Timing(calls_ms=(2.0,), p90_ms=2.5)
+
+    def test_placeholder(self) -> None:
+        code = "import sys; assert sys.argv[1:] == ['-m=model.onnx', 'x']"
+        command = (*python(code + "; print('{\"latency_ms\": 1}')"), "-m={model}", "x")
+        assert run_command(command, self.model, 20.0) == Timing(calls_ms=(1.0,))
+
+    @pytest.mark.parametrize(
+        ("code", "said"),
+        [
+            ("print('hello')", "expected .*latency_ms.* got 'hello'"),
+            ("pass", "expected .*latency_ms.* got ''"),
+            ("print('[1]')", "expected .*latency_ms"),
+            ("print('{\"p90_ms\": 1}')", "has no 'latency_ms'"),
+            ("print('{\"latency_ms\": NaN}')", "must be finite and above 0: nan"),
+            ("print('{\"latency_ms\": 0}')", "must be finite and above 0: 0"),
+            ('print(\'{"latency_ms": 1, "p90_ms": Infinity}\')', "p90_ms must be finite"),
+            ('print(\'{"latency_ms": "1"}\')', "latency_ms is not a number"),
+            ("import sys; sys.exit('no board')", "exit status 1: no board"),
+        ],
+    )
+    def test_bad_answers(self, code: str, said: str) -> None:
+        with pytest.raises(EnvironmentProblemError, match=said) as caught:
+            self.run(code)
+        assert "\n" not in str(caught.value)
+
+    def test_hang(self, tmp_path: Path) -> None:
+        # A grandchild holds the pipe open, as ssh would; it must not outlive the attempt.
+        code = (
+            "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', "
+            f"'import time; time.sleep(60)']); open({str(tmp_path / 'pid')!r}, 'w')"
+            ".write(str(p.pid)); time.sleep(60)"
+        )
+        with pytest.raises(EnvironmentProblemError, match=r"no answer in 2 s"):
+            self.run(code, timeout_s=2.0)
+        pid = int((tmp_path / "pid").read_text())
+        status = Path(f"/proc/{pid}/stat")
+        assert not status.exists() or status.read_text().split()[2] in "ZX"
+
+    def test_a_program_that_does_not_exist(self) -> None:
+        settings = LatencySettings(runtime="command", command=("no-such-program",))
+        with pytest.raises(ConfigError, match="no such program: no-such-program"):
+            measure(None, settings=settings)
+        with pytest.raises(EnvironmentProblemError, match="cannot be started"):
+            run_command(("/no/such/program",), self.model, 1.0)
+
+    def test_a_device_that_is_asked_once(self) -> None:
+        device = Device()
+        device.passes = 1
+        table = measure(device)
+        assert table.predict(network_of(10, 20, 60)).ms == pytest.approx(
+            truth(network_of(10, 20, 60)), rel=0.02
+        )
+        # Canary visits aside, each block, network and the empty call once, no warm-up.
+        assert device.prepared == 1 + 1 + 5 + 10
+        assert device.calls < 3 * (5 + 2 * 2 + 10 + 10)

@@ -18,7 +18,6 @@ from search_spaces.blocks import (
 )
 from search_spaces.network import build, initialise
 
-
 torch.set_num_threads(1)
 
 

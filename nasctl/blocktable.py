@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from nasctl.arch import Architecture, Block, Cost, Shape
-from nasctl.errors import NasctlError
+from nasctl.errors import NasctlError, SpecError, unknown
 from nasctl.files import write_json
 
 if TYPE_CHECKING:
@@ -238,7 +238,10 @@ class BlockTable:
         """
         table = cls()
         for row in data["blocks"]:
-            block = block_types[row["block"]["op"]].from_json(row["block"])
+            kind = block_types.get(row["block"]["op"])
+            if kind is None:
+                raise SpecError(unknown("block", row["block"]["op"], block_types))
+            block = kind.from_json(row["block"])
             cost = BlockCost(row["params"], row["macs"], row["activations"])
             table._costs[block, tuple(row["in_shape"])] = cost
         return table

@@ -87,6 +87,8 @@ def _search(
     from nasctl.search import SearchRequest, run_search
 
     display = make_progress(progress)
+    for note in loaded.notes:
+        display.warning(note)
     config = loaded.config
     request = SearchRequest(
         config=config,
@@ -128,7 +130,7 @@ def _show_front(records: RunRecords, *, as_json: bool) -> None:
     if as_json:
         _print_json(records.front)
         return
-    from nasctl.progress import print_front
+    from nasctl.terminal import print_front
 
     print_front(records.front, records.trials(), sys.stdout)
 
@@ -154,7 +156,7 @@ def front(run: str, at: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(shown)
         return
-    from nasctl.progress import print_front
+    from nasctl.terminal import print_front
 
     print_front(shown, records.trials(), sys.stdout)
 

@@ -200,16 +200,36 @@ def front_json(
     }
 
 
+class FrontSoFar:
+    """The front of the trials added so far, by the values of the search; cheap to extend."""
+
+    def __init__(self, objectives: Objectives, reference_point: Mapping[str, float]) -> None:
+        self._objectives = objectives
+        self._reference_point = reference_point
+        self._points: list[Mapping[str, float]] = []
+
+    def add(self, trial: Trial) -> bool:
+        """Counts a trial in; False if it has no result to count."""
+        if trial.state is not State.COMPLETE or any(
+            m not in trial.metrics for m in self._objectives
+        ):
+            return False
+        points = [*self._points, trial.metrics]
+        self._points = [points[i] for i in pareto.front(points, self._objectives)]
+        return True
+
+    @property
+    def size(self) -> int:
+        return len(self._points)
+
+    @property
+    def hypervolume(self) -> float:
+        return pareto.hypervolume(self._points, self._objectives, self._reference_point)
+
+
 def hypervolume_history(
     trials: Sequence[Trial], objectives: Objectives, reference_point: Mapping[str, float]
 ) -> list[tuple[int, float]]:
     """(trial number, hypervolume of all COMPLETE trials up to it), by the values of the search."""
-    history: list[tuple[int, float]] = []
-    points: list[Mapping[str, float]] = []
-    for trial in trials:
-        if trial.state is State.COMPLETE and all(m in trial.metrics for m in objectives):
-            points.append(trial.metrics)
-            value = pareto.hypervolume(points, objectives, reference_point)
-            history.append((trial.number, value))
-            points = [points[i] for i in pareto.front(points, objectives)]
-    return history
+    front = FrontSoFar(objectives, reference_point)
+    return [(trial.number, front.hypervolume) for trial in trials if front.add(trial)]

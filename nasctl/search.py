@@ -18,7 +18,13 @@ from nasctl.errors import InterruptedSearchError, NasctlError
 from nasctl.executors import create_executor
 from nasctl.executors.base import Executor
 from nasctl.files import write_json
-from nasctl.front import Entry, collect_entries, front_entries, near_front_entries
+from nasctl.front import (
+    Entry,
+    FrontSoFar,
+    collect_entries,
+    front_entries,
+    near_front_entries,
+)
 from nasctl.interrupt import StopRequest, handling_signals
 from nasctl.latency import measure_networks
 from nasctl.ledger import Ledger
@@ -28,6 +34,7 @@ from nasctl.records import RunRecords
 from nasctl.rundir import Differences, OpenRun, open_run
 from nasctl.samplers import SamplerContext, create_sampler
 from nasctl.space import measure_space
+from nasctl.trial import Evaluation, Trial
 
 if TYPE_CHECKING:
     from nasctl.schema import SearchConfig
@@ -41,7 +48,8 @@ class Display(Observer, Protocol):
 
     def phase(self, text: str) -> None: ...
     def warning(self, text: str) -> None: ...
-    def started(self, total: int, trials: Iterable[Any]) -> None: ...
+    def front(self, size: int, hypervolume: float) -> None: ...
+    def started(self, total: int, trials: Iterable[Trial]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +204,9 @@ class _Search:
         source = CandidateSource(
             family=self._problem.family, price=price, constraints=config.bounds, seed=config.seed
         )
+        self._front = FrontSoFar(config.objectives, self._ledger.meta("reference_point"))
+        for trial in self._ledger.trials():
+            self._front.add(trial)
         context = SamplerContext(
             space=self._problem.family.space,
             directions=tuple(config.objectives.values()),
@@ -218,13 +229,14 @@ class _Search:
             settings=settings,
             source=source,
             sampler=create_sampler(config.sampler.name, config.sampler.options, context),
-            observer=_Both(self._display, tracking),
+            observer=_Both(self._display, tracking, self._front),
         )
 
     # -- training -----------------------------------------------------------------------------
 
     def _train(self, engine: Engine, executor: Executor) -> None:
         self._display.started(self._config.trials, engine.trials)
+        self._display.front(self._front.size, self._front.hypervolume)
 
         def request_stop() -> None:
             engine.stop_requested = True
@@ -277,9 +289,9 @@ class _Search:
             if not todo:
                 return
             self._display.phase(f"measuring {len(todo)} networks whole, alone on the machine")
-            self._measure(todo, executor)
+            self._measure(todo, price.latency.canary_ms, executor)
 
-    def _measure(self, todo: list[Entry], executor: Executor) -> None:
+    def _measure(self, todo: list[Entry], canary_ms: float, executor: Executor) -> None:
         from search_spaces import network
 
         settings = prepare.latency_settings(self._config)
@@ -287,6 +299,7 @@ class _Search:
             lambda: measure_networks(
                 [e.architecture for e in todo],
                 settings,
+                canary_ms=canary_ms,
                 build_network=self._problem.family.build or network.build,
                 progress=self._display.phase,
             )
@@ -309,7 +322,7 @@ class _Search:
             if status == "FINISHED":
                 self._display.phase("writing the report")
             self._request.publish(records)
-        if not tracking.close(10.0 if status == "FINISHED" else 3.0):
+        if not tracking.close(20.0 if status == "FINISHED" else 3.0):
             self._display.warning(
                 f"not everything reached the tracking store; later: nasctl sync {self._directory}"
             )
@@ -321,21 +334,24 @@ def _executor(config: SearchConfig) -> Executor:
 
 
 class _Both:
-    """Tells the display, and that there is something new to track."""
+    """Tells the display, with the front so far, and the tracker that there is something new."""
 
-    def __init__(self, display: Observer, tracking: Tracking) -> None:
+    def __init__(self, display: Display, tracking: Tracking, front: FrontSoFar) -> None:
         self._display = display
         self._tracking = tracking
+        self._front = front
 
-    def trial_started(self, trial: Any) -> None:
+    def trial_started(self, trial: Trial) -> None:
         self._display.trial_started(trial)
         self._tracking.poke()
 
-    def epoch(self, trial: Any, evaluation: Any) -> None:
+    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
         self._display.epoch(trial, evaluation)
         self._tracking.poke()
 
-    def trial_ended(self, trial: Any) -> None:
+    def trial_ended(self, trial: Trial) -> None:
+        if self._front.add(trial):
+            self._display.front(self._front.size, self._front.hypervolume)
         self._display.trial_ended(trial)
         self._tracking.poke()
 

@@ -59,6 +59,10 @@ class Flights:
         self.error: Exception | None = None
         self.ending = False
 
+    def __getstate__(self) -> dict[str, object]:
+        # Tune pickles its stopper into a folder that nobody reads; an engine holds a database.
+        return {}
+
     def take(self, trial_id: str) -> Work | Signal:
         """Work for a free worker. Never more than workers: proposals are made when they start."""
         if self._should_end():
@@ -172,10 +176,13 @@ class EngineSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
 class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
     """The one inlet of results, and the clock: Tune calls `choose_trial_to_run` in every step."""
 
-    def __init__(self, flights: Flights, *, workers: int) -> None:
+    def __init__(
+        self, flights: Flights, *, workers: int, check_cluster: Callable[[], None]
+    ) -> None:
         super().__init__()
         self._flights = flights
         self._workers = workers
+        self._check_cluster = check_cluster
         self._ready = False
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
@@ -199,6 +206,7 @@ class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
         self._flights.gone(trial.trial_id, _lost(trial))
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
+        self._check_cluster()
         live = {t.trial_id: t for t in tune_controller.get_live_trials()}
         running = {i for i, t in live.items() if t.status == TuneTrial.RUNNING}
         late = self._flights.overdue(running)

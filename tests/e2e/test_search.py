@@ -1,0 +1,233 @@
+"""`nasctl search` end to end: real training, real Ray, real MLflow, real files and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from nasctl.trial import State
+from search_spaces.blocks import BLOCKS
+from tests.e2e.command import Desk, completed, history
+
+TOY = ("search", "toy.yaml", "--plugin", "toy_table")
+
+
+def check_front(front: Any, trials: int) -> None:
+    assert front["trials"]["COMPLETE"] == trials
+    assert front["trials"]["RUNNING"] == 0
+    assert front["hypervolume"] > 0
+    for member in front["members"]:
+        assert set(member) == {"arch_id", "architecture", "choices", "metrics", "uncertainty"}
+        metrics, sure = member["metrics"], member["uncertainty"]
+        assert 0 < metrics["accuracy"] <= 1
+        low, high = sure["accuracy"]["interval"]
+        assert low < metrics["accuracy"] < high
+        assert sure["accuracy"]["split"] == "val"
+        assert sure["params"]["source"] == "exact"
+        assert sure["latency_ms"]["source"] == "predicted"
+        assert sure["latency_ms_measured"]["source"] == "measured"
+        assert metrics["latency_ms_measured"] > 0
+
+
+def test_a_search_from_yaml_to_front_report_and_mlflow(desk: Desk) -> None:
+    out, err = desk.run("search", "digits.yaml", "--json")
+    run = desk.folder / "runs" / "digits"
+    front = json.loads(out)
+    check_front(front, trials=6)
+    assert json.loads((run / "front.json").read_text()) == front
+    assert desk.json("front", "runs/digits") == front
+    assert "[6/6]" in err
+    assert "report    runs/digits/report.html" in err
+    best = max(t.metrics["accuracy"] for t in desk.trials("digits"))
+    assert best > 0.7  # two epochs on 1,000 digits; chance is 0.1
+
+    for member in front["members"]:
+        weights = run / "weights" / f"{member['arch_id']}-s0.safetensors"
+        with safe_open(weights, framework="numpy") as stored:
+            count = sum(
+                stored.get_tensor(k).size
+                for k in stored.keys()  # noqa: SIM118 - not a dict
+                if "running_" not in k and "num_batches" not in k
+            )
+        assert count == member["metrics"]["params"]
+        assert (
+            json.loads((run / "weights" / f"{member['arch_id']}.json").read_text())
+            == (member["architecture"])
+        )
+        assert {b["op"] for b in member["architecture"]["blocks"]} <= set(BLOCKS)
+
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert all(m["arch_id"] in report for m in front["members"])
+    assert (run / "report.png").stat().st_size > 5000
+    assert (run / "config.yaml").exists()
+    check_mlflow(desk, front)
+
+    # The same command again has nothing to do, and says the same.
+    again, err = desk.run("search", "digits.yaml", "--json")
+    assert json.loads(again) == front
+    assert len(desk.trials("digits")) == 6
+    # More trials continue it.
+    longer = json.loads(desk.run("search", "digits.yaml", "trials=7", "--json")[0])
+    assert longer["trials"]["COMPLETE"] == 7
+    # Anything else is refused, and nothing is lost.
+    _, err = desk.run("search", "digits.yaml", "trials=7", "recipe.epochs=3", code=2)
+    assert "recipe.epochs: 2 -> 3" in err
+    assert "--fresh" in err
+    assert len(desk.trials("digits")) == 7
+
+
+def check_mlflow(desk: Desk, front: Any) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{desk.folder}/runs/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "nasctl"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    assert len(parents) == 1
+    assert len(children) == 6
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    members = {m["arch_id"]: m["metrics"] for m in front["members"]}
+    marked = {r.data.params["arch_id"]: r for r in children if r.data.tags["pareto"] == "true"}
+    assert set(marked) == set(members)
+    for arch_id, run in marked.items():
+        assert run.data.metrics["accuracy"] == pytest.approx(members[arch_id]["accuracy"])
+        assert run.data.metrics["params"] == members[arch_id]["params"]
+    assert len(client.get_metric_history(children[0].info.run_id, "accuracy")) >= 2
+    names = {a.path for a in client.list_artifacts(parents[0].info.run_id)}
+    assert {"front.json", "report.html", "config.yaml"} <= names
+
+
+def test_kill_9_and_the_same_command_give_the_history_of_an_undisturbed_run(desk: Desk) -> None:
+    settings = ("tracking=none", "trials=8")
+    desk.run("search", "digits.yaml", *settings, "name=calm", "executor=inline")
+    for kill_after in (0, 3):
+        process = desk.start("search", "digits.yaml", *settings, "name=digits")
+        desk.wait_for(
+            "digits", process, lambda trials, n=kill_after: completed(trials) >= n and bool(trials)
+        )
+        process.kill()
+        process.communicate()
+        kept = [t for t in desk.trials("digits") if t.state is State.COMPLETE]
+        assert len(kept) >= kill_after
+    out, _ = desk.run("search", "digits.yaml", *settings, "--json")
+    trials = desk.trials("digits")
+    for before in kept:
+        after = trials[before.number]
+        assert (after.started_at, after.attempts) == (before.started_at, before.attempts)
+    # Inline and on Ray, undisturbed and killed twice: the same networks, the same accuracies.
+    assert history(trials) == history(desk.trials("calm"))
+    assert json.loads(out)["trials"]["COMPLETE"] == 8
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+def test_a_signal_stops_gracefully_and_the_same_command_continues(
+    desk: Desk, number: signal.Signals, code: int, executor: str
+) -> None:
+    arguments = (*TOY, f"executor={executor}", "trials=10")
+    process = desk.start(*arguments, TOY_SECONDS="0.7")
+    desk.wait_for("toy", process, lambda trials: completed(trials) >= 2)
+    began = time.monotonic()
+    os.killpg(process.pid, number)  # as a terminal does: the workers get it too
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert time.monotonic() - began < 20
+    assert "To continue: nasctl search toy.yaml --plugin toy_table" in err
+    assert "Traceback" not in err
+    assert "on the front of" in out
+    states = [t.state for t in desk.trials("toy")]
+    assert State.FAILED not in states
+    assert states.count(State.COMPLETE) >= 2
+    assert (desk.folder / "runs" / "toy" / "report.html").exists()
+    desk.run(*arguments)
+    assert [t.state for t in desk.trials("toy")] == [State.COMPLETE] * 10
+
+
+def test_a_second_driver_is_refused_with_the_pid_of_the_first(desk: Desk) -> None:
+    process = desk.start(*TOY, "executor=inline", TOY_SECONDS="1")
+    try:
+        desk.wait_for("toy", process, bool)
+        _, err = desk.run(*TOY, "executor=inline", code=4)
+        assert f"pid {process.pid}" in err
+        assert err.count("\n") == 1
+        assert desk.json("front", "runs/toy")["trials"]["FAILED"] == 0  # readers are welcome
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_bad_trial_costs_only_itself(desk: Desk) -> None:
+    front = desk.json(*TOY, "evaluator=moody", "trials=25", "executor=ray", "sampler=random")
+    assert front["trials"] == {
+        "RUNNING": 0, "COMPLETE": 15, "PRUNED": 0, "FAILED": 10, "REJECTED": 0,
+    }  # fmt: skip
+    errors = {t.choices["depth"]: t.error for t in desk.trials("toy") if t.state is State.FAILED}
+    assert errors == {
+        1: "ValueError: no such network <b>here</b>",
+        2: "evaluator 'moody' gave accuracy = nan",
+    }
+    report = (desk.folder / "runs" / "toy" / "report.html").read_text(encoding="utf-8")
+    assert "<b>here</b>" not in report
+
+
+def test_a_diverging_training_fails_with_its_reason(desk: Desk) -> None:
+    _, err = desk.run(
+        "search", "digits.yaml", "recipe.lr=1e12", "recipe.grad_clip=0", "latency=none",
+        "tracking=none", "executor=inline", "search.max_failures=3", "trials=9", code=3,
+    )  # fmt: skip
+    assert "3 trials in a row failed" in err
+    assert [t.state for t in desk.trials("digits")] == [State.FAILED] * 3
+    assert all("loss" in (t.error or "") for t in desk.trials("digits"))
+
+
+def test_constraints_and_exhaustion(desk: Desk) -> None:
+    front = desk.json(*TOY, "executor=inline", "constraints.params=11", "trials=50")
+    assert front["trials"]["COMPLETE"] == 10
+    assert front["trials"]["REJECTED"] == 15
+    assert all(m["metrics"]["params"] <= 11 for m in front["members"])
+    _, err = desk.run(*TOY, "executor=inline", "constraints.params=5", "name=none", code=3)
+    assert "no candidate satisfies the constraints; closest: " in err
+    assert "params 10 is over 5" in err
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(desk: Desk) -> None:
+    outlook = desk.json("search", "digits.yaml", "--dry-run")
+    assert outlook["configurations"] >= outlook["networks"] > 10
+    assert outlook["networks_exact"] is True
+    low, high = outlook["cost_range"]["params"]
+    assert 100 < low < high < 100_000
+    assert outlook["cost_range"]["latency_ms"][0] > 0
+    assert outlook["seconds"] > 0
+    out, _ = desk.run("search", "digits.yaml", "--dry-run")
+    assert "distinct networks" in out
+    assert "batch_size: 64" in out
+    assert not (desk.folder / "runs").exists()
+
+
+def test_front_and_report_of_a_run(desk: Desk) -> None:
+    desk.run(*TOY, "executor=inline", "trials=25")
+    out, _ = desk.run("front", "runs/toy")
+    assert "25 trials" in out
+    within = desk.json("front", "runs/toy", "--at", "latency_ms=2.5")
+    (member,) = within["members"]
+    assert member["metrics"]["latency_ms"] == 2
+    assert member["metrics"]["accuracy"] == pytest.approx(0.5 + 0.04 + 0.08)
+    _, err = desk.run("front", "runs/toy", "--at", "latency=2", code=2)
+    assert "did you mean 'latency_ms'" in err
+    _, err = desk.run("front", "runs/toy", "--at", "latency_ms=0.5", code=3)
+    assert "the closest is" in err
+    out, _ = desk.run("report", "runs/toy", "-o", "elsewhere/r.html")
+    assert Path(out.splitlines()[0]) == Path("elsewhere/r.html")
+    assert (desk.folder / "elsewhere" / "r.html").exists()
+    _, err = desk.run("front", "runs/tyo", code=4)
+    assert "did you mean runs/toy" in err

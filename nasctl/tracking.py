@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from nasctl.tracking_mlflow import ENVIRONMENT, ProjectionState
+from nasctl.tracking_mlflow import ProjectionState
 from nasctl.tracking_project import ProjectionResult, TrackingSettings, project
+from nasctl.tracking_ui import UiCommand, ui_command
 from nasctl.tracking_view import RunRecords
 
 __all__ = [
@@ -241,53 +239,3 @@ def _job(factory: Callable[[], RunRecords], settings: TrackingSettings) -> dict[
         "output_dir": str(values.pop("output_dir")),
         "settings": values,
     }
-
-
-# -- looking at it --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class UiCommand:
-    """How to look at a store.
-
-    Attributes:
-        argv: the server to start; None if the store is a server already.
-        env: the server's environment.
-        url: where to look.
-    """
-
-    argv: tuple[str, ...] | None
-    env: dict[str, str]
-    url: str
-
-
-def ui_command(settings: TrackingSettings, *, port: int | None = None) -> UiCommand:
-    """The MLflow UI on the right store, on this machine only.
-
-    Args:
-        settings: the store.
-        port: to listen on; by default 5000, or a free one.
-    """
-    uri = settings.store_uri
-    if urlsplit(uri).scheme in ("http", "https"):
-        return UiCommand(argv=None, env={}, url=uri)
-    port = port or _free_port(5000)
-    argv = (
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri),
-        *("--artifacts-destination", str(settings.artifact_root.absolute() / "mlartifacts")),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-    )
-    # Jobs are for features that a search does not use; they would start eight processes.
-    env = {**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return UiCommand(argv=argv, env=env, url=f"http://127.0.0.1:{port}")
-
-
-def _free_port(preferred: int) -> int:
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
-    raise OSError("no free port")

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from nasctl.tracking_charts import saved_view
+from nasctl.tracking_text import VIEW_KEY
 from nasctl.tracking_view import RunView
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ ENVIRONMENT = {
 """What MLflow needs to be told before it is imported; the user's own settings win."""
 
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 _ARTIFACTS_TAG = "nasctl.artifacts"
 
 
@@ -141,7 +144,8 @@ class Store:
             local = urlsplit(uri).scheme not in ("http", "https")
             location = (artifact_root / "mlartifacts").absolute().as_uri() if local else None
             try:
-                return str(self.client.create_experiment(name, location, _EXPERIMENT_KIND))
+                tags = {**_EXPERIMENT_KIND, _VIEW_TAG: saved_view()}
+                return str(self.client.create_experiment(name, location, tags))
             except self._mlflow.exceptions.MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -150,6 +154,8 @@ class Store:
             raise ValueError(
                 f"experiment {name!r} was deleted there; restore it or set tracking.experiment"
             )
+        if found.tags.get(_VIEW_TAG) != saved_view():
+            self.client.set_experiment_tag(found.experiment_id, _VIEW_TAG, saved_view())
         return str(found.experiment_id)
 
     @contextlib.contextmanager

@@ -14,6 +14,9 @@ T = TypeVar("T")
 KEY_LENGTH, VALUE_LENGTH, TAG_LENGTH = 250, 6000, 8000
 """MLflow's limits for names, parameter values and tag values, in characters."""
 
+VIEW_KEY = "nasctl"
+"""Name of the view of an experiment that the UI is opened with."""
+
 
 def safe_name(name: str) -> str:
     """A name that MLflow accepts: letters, digits, `_-./: ` and no path tricks."""

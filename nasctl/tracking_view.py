@@ -166,10 +166,11 @@ def trial_view(
         "state": state,
         "pareto": str(pareto and trial.state is State.COMPLETE).lower(),
         "nasctl.trial_uid": f"{uid}:{trial.number}",
-        "nasctl.attempt": str(trial.attempts),
         "mlflow.source.name": "nasctl",
         "mlflow.source.type": "LOCAL",
     }
+    if trial.attempts > 1:
+        tags["nasctl.attempt"] = str(trial.attempts)
     if trial.error:
         tags["failure"] = value_text(trial.error, 500)
         tags["mlflow.note.content"] = cut(f"**{state}**: {redact(trial.error)}", TAG_LENGTH)
@@ -257,8 +258,8 @@ def _progress(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> 
     done = [{**t.cost, **t.metrics} for t in trials if t.state is State.COMPLETE]
     for name, direction in records.objectives.items():
         values = finite_only({str(i): m[name] for i, m in enumerate(done) if name in m}).values()
-        if values:
-            progress[f"best_{name}"] = max(values) if direction == "max" else min(values)
+        if values and direction == "max":  # the smallest network alone says nothing
+            progress[f"best_{name}"] = max(values)
     return progress
 
 

@@ -106,7 +106,7 @@ class TestProjection:
             "003 " + records.rows[3].arch_id,
             "mbv2_space",
         ]
-        assert len(before["metrics"]) == 4 * (3 * 4 + 3) + 4 + 8  # epochs, costs; curve, progress
+        assert len(before["metrics"]) == 4 * (3 * 4 + 3) + 4 + 6  # epochs, costs; curve, progress
 
     def test_piecewise_and_whole_end_the_same(
         self, settings: TrackingSettings, output_dir: Path
@@ -383,7 +383,7 @@ class TestViews:
         assert view.latest["trials_failed"] == 1
         assert view.latest["trials_rejected"] == 5
         assert view.latest["best_accuracy"] == pytest.approx(0.77)
-        assert view.latest["best_params"] == 10_000
+        assert "best_params" not in view.latest
         note = view.tags["mlflow.note.content"]
         assert f"| `{trials[0].arch_id}` | 0 | 0.76 | 0.5 | 10,000 |" in note
         assert trials[1].arch_id not in note
@@ -486,11 +486,23 @@ class TestSettings:
         argv = command.argv
         assert argv[argv.index("--backend-store-uri") + 1] == f"sqlite:///{tmp_path}/mlflow.db"
         assert argv[argv.index("--host") + 1] == "127.0.0.1"
-        assert command.url.endswith(argv[argv.index("--port") + 1])
+        assert command.url == "http://127.0.0.1:" + argv[argv.index("--port") + 1]
         assert command.env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
         assert command.env["MLFLOW_DISABLE_TELEMETRY"] == "true"
         remote = ui_command(TrackingSettings(output_dir=tmp_path, uri="http://mlflow:5000"))
         assert (remote.argv, remote.url) == (None, "http://mlflow:5000")
+
+    def test_ui_opens_on_the_experiment(self, settings: TrackingSettings) -> None:
+        sync(FakeRecords([make_trial(0)]), settings)
+        with sqlite3.connect(settings.output_dir / "mlflow.db") as db:
+            ((number,),) = db.execute(
+                "SELECT experiment_id FROM experiments WHERE name=?", (settings.experiment,)
+            )
+        db.close()
+        url = ui_command(settings, port=5123).url
+        assert url.startswith(f"http://127.0.0.1:5123/#/experiments/{number}/runs?")
+        other = dataclasses.replace(settings, experiment="none of these")
+        assert ui_command(other, port=5123).url == "http://127.0.0.1:5123"
 
 
 class TestTracker:

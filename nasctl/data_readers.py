@@ -6,19 +6,23 @@ pickles, and explains in one line what is wrong with a file. Nothing here knows 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasctl.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -70,8 +74,8 @@ def read_idx(folder: Path, stem: str, *, rank: int) -> NDArray[np.uint8]:
     if raw[3] != rank:
         raise ConfigError(f"data.path: {path} has {raw[3]} dimensions, expected {rank}")
     start = 4 + 4 * rank
-    shape = tuple(int(n) for n in np.frombuffer(raw[4:start], dtype=">i4"))
-    if len(shape) != rank or len(raw) - start != math.prod(shape):
+    shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4))
+    if len(raw) - start != math.prod(shape):
         raise ConfigError(
             f"data.path: {path} is damaged: {max(len(raw) - start, 0)} bytes of values for shape "
             f"{shape}"
@@ -148,7 +152,9 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise ConfigError(f"data.path: no such file: {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: where np.load fails, it may leave a file of its own open.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, Mapping):
                 raise ConfigError(f"data.path: {path} is one array, expected an .npz archive")
             problems = [
@@ -162,7 +168,11 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
             ]
             if problems:
                 raise ConfigError(problems)
-            return dict(archive)
+            arrays = dict(archive)
+            for key, array in arrays.items():
+                if not isinstance(array, np.ndarray):  # a member of the zip that is no .npy
+                    raise ConfigError(f"data.path: cannot read {path}: {key} is not an array")
+            return arrays
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, ConfigError):
             raise
@@ -240,25 +250,10 @@ def read_pictures(
 
     images: list[NDArray[np.uint8]] = []
     for path, _ in pictures:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(path, formats=PICTURE_FORMATS) as opened:
-                    if opened.width * opened.height > MAX_PICTURE_PIXELS:
-                        raise ConfigError(
-                            f"data.path: {path}: {opened.width} x {opened.height} pixels are too "
-                            f"many (at most {MAX_PICTURE_PIXELS:,})"
-                        )
-                    picture = opened.convert("L" if channels == 1 else "RGB")
+        with _opened(path) as opened:
+            picture = opened.convert("L" if channels == 1 else "RGB")
             if size is not None and picture.size != (size, size):
                 picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-        except (
-            *(OSError, ValueError, SyntaxError),  # what Pillow raises for damaged files
-            *(Image.DecompressionBombError, Image.DecompressionBombWarning),
-        ) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"data.path: cannot read the picture {path}: {error}") from None
         array = np.asarray(picture, dtype=np.uint8)
         if images and array.shape != images[0].shape:
             height, width = array.shape[:2]
@@ -274,13 +269,33 @@ def read_pictures(
 
 def are_grey(pictures: list[tuple[Path, int]]) -> bool:
     """Whether no picture has colours, judged by the files' headers."""
-    from PIL import Image, UnidentifiedImageError
-
     for path, _ in pictures:
-        try:
-            with Image.open(path, formats=PICTURE_FORMATS) as opened:
-                if opened.mode not in ("1", "L", "I;16"):
-                    return False
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ConfigError(f"data.path: cannot read the picture {path}: {error}") from None
+        with _opened(path) as opened:
+            if opened.mode not in ("1", "L"):
+                return False
     return True
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose pixels are decoded inside the block; every failure is a ConfigError."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=PICTURE_FORMATS)
+        with opened:
+            if opened.width * opened.height > MAX_PICTURE_PIXELS:
+                raise ConfigError(
+                    f"data.path: {path}: {opened.width} x {opened.height} pixels are too many "
+                    f"(at most {MAX_PICTURE_PIXELS:,})"
+                )
+            yield opened
+    except (
+        *(OSError, ValueError, SyntaxError),  # what Pillow raises for damaged files
+        *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+    ) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"data.path: cannot read the picture {path}: {error}") from None

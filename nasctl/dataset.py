@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,13 +98,14 @@ class Dataset:
         deviation 1.
         """
         means, deviations = [], []
-        levels = np.arange(256, dtype=np.float64) / 255.0
         for channel in range(self.input_shape[0]):
-            counts = np.bincount(self.train_images[:, channel].reshape(-1), minlength=256)
-            mean = float(levels @ counts) / int(counts.sum())
-            variance = float((levels - mean) ** 2 @ counts) / int(counts.sum())
-            means.append(mean)
-            deviations.append(variance**0.5 or 1.0)
+            counts = np.bincount(self.train_images[:, channel].reshape(-1), minlength=256).tolist()
+            number = sum(counts)
+            total = sum(level * n for level, n in enumerate(counts))
+            squares = sum(level * level * n for level, n in enumerate(counts))
+            means.append(total / number / 255)
+            spread = number * squares - total * total  # whole: exactly 0 for a constant
+            deviations.append(math.sqrt(spread) / number / 255 if spread else 1.0)
         return tuple(means), tuple(deviations)
 
     def without_test(self) -> Dataset:

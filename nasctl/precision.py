@@ -1,0 +1,59 @@
+"""Layer 2: when bfloat16 pays, and the convolutions that it must not touch on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """What `amp: auto` means: bfloat16 on GPUs that compute in it and on CPUs with AMX.
+
+    Measured on one core of a Sapphire Rapids server (`benchmarks/training.py`): dense networks
+    train twice as fast, mobile ones about as fast. With AVX512-BF16 alone (oneDNN's
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16) it never paid, so such CPUs stay in float32.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    ask = getattr(torch.cpu, "get_capabilities", None)  # older torch cannot tell: float32
+    return device.type == "cpu" and ask is not None and bool(ask().get("amx_bf16"))
+
+
+def slow_convolutions_in_float32() -> contextlib.AbstractContextManager[object]:
+    """Inside autocast on a CPU: depthwise convolutions that stride or are large, in float32.
+
+    oneDNN's bfloat16 kernels for their gradients are slow enough (10 times float32, for the first
+    strided block of a MobileNetV2) to make the whole network slower than without autocast.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Float32(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            # The signature is torch's, which leaves it untyped.
+            del types
+            if func is not torch.conv2d or not is_slow(args):
+                return func(*args, **(kwargs or {}))
+            images, weight, bias, *rest = args
+            with torch.autocast("cpu", enabled=False):
+                out = func(images.float(), weight, bias, *rest)
+            return out.to(torch.bfloat16)
+
+    return Float32()
+
+
+def is_slow(arguments: tuple[object, ...]) -> bool:
+    """Of `conv2d(images, weight, bias, stride, padding, dilation, groups)`, as modules call it."""
+    import torch
+
+    if len(arguments) < 7:
+        return False
+    _, weight, _, stride, _, _, groups = arguments
+    assert isinstance(weight, torch.Tensor)
+    assert isinstance(stride, tuple)
+    return groups == weight.shape[0] > 1 and (max(stride) > 1 or max(weight.shape[2:]) > 3)

@@ -350,6 +350,16 @@ class Architecture:
         Raises:
             SpecError: unknown ops or fields, wrong values.
         """
+        keys = ("input_shape", "blocks", "num_classes")
+        problems = [f"architecture.{k}: missing" for k in keys if k not in data]
+        problems += [unknown("field of architecture", k, keys) for k in data if k not in keys]
+        problems += [
+            f"architecture.blocks.{i}: expected an object with an op, got {b!r}"
+            for i, b in enumerate(data.get("blocks", ()))
+            if not isinstance(b, Mapping) or not isinstance(b.get("op"), str)
+        ]
+        if problems:
+            raise SpecError(problems)
         strange = [b["op"] for b in data["blocks"] if b["op"] not in block_types]
         if strange and not opaque:
             raise SpecError([unknown("block", op, block_types) for op in strange])

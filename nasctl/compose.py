@@ -147,7 +147,7 @@ def _parse(text: str, problems: list[str]) -> _Override | None:
     if len(text) > 4096 or max(text.count(c) for c in "[{(") > guard.MAX_DEPTH:
         problems.append(f"{named}: too long or nested too deeply; put it into a file")
         return None
-    if not equals and not text.startswith("~"):
+    if not key.strip("+~ ") or (not equals and not text.startswith("~")):
         problems.append(f"{named}: expected KEY=VALUE")
         return None
     if problem := guard.text_problem(text):

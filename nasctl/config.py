@@ -74,13 +74,16 @@ def load_config(
     composed = compose(path, packaged_folder(), overrides)
     _require_all_sections(composed)
     data, problems = _plain(composed)
+    problems += _left_open(composed)
     if data.get("name") is None:
         data["name"] = path.stem
     notes = _drop_latency(data, composed)
     checked, more = _check(data)
-    problems += more
-    if problems or composed.problems or checked is None:
-        lines = [f"{_where(key, composed)}: {dotted(key)}: {text}" for key, text in problems]
+    found = dict(reversed([*problems, *more]))  # of several problems with one key the first
+    if found or composed.problems or checked is None:
+        order = list(data)
+        keys = sorted(found, key=lambda key: order.index(key[0]) if key[0] in data else 99)
+        lines = [f"{_where(key, composed)}: {dotted(key)}: {found[key]}" for key in keys]
         raise ConfigError([f"command line: {p}" for p in composed.problems] + lines)
     return LoadedConfig(
         config=checked,
@@ -93,16 +96,12 @@ def load_config(
 
 
 def _check(data: Mapping[str, Any]) -> tuple[SearchConfig | None, list[tuple[Key, str]]]:
-    """Types and contradictions; of several problems with one key the first."""
+    """Types, ranges and contradictions."""
     from nasctl.consistency import contradictions
     from nasctl.schema import type_problems
 
     checked, problems = type_problems(data)
-    found = dict(reversed([*problems, *contradictions(data)]))
-    ordered = sorted(
-        found.items(), key=lambda item: list(data).index(item[0][0]) if item[0][0] in data else 99
-    )
-    return checked, ordered
+    return checked, [*problems, *contradictions(data)]
 
 
 def _locate(config: str) -> Path:
@@ -172,6 +171,13 @@ def _plain(composed: Composed) -> tuple[dict[str, Any], list[tuple[Key, str]]]:
         return value
 
     return visit(composed.data, ()), problems
+
+
+def _left_open(composed: Composed) -> Iterator[tuple[Key, str]]:
+    """`???` in the file itself: OmegaConf merges it as nothing, and the default would stay."""
+    for key, value in _leaves(composed.layers[0].file.data):
+        if value == "???" and _strength(key, composed) < 2:
+            yield key, f"needs a value; {dotted(key)}=..."
 
 
 def _fill(text: str, key: Key, data: Mapping[str, Any], problems: list[tuple[Key, str]]) -> Any:
@@ -264,20 +270,20 @@ def _notes(config: SearchConfig) -> Iterator[str]:
 
 
 def _where(key: Key, composed: Composed) -> str:
-    """`file:line` of the last that set the key, or `command line`."""
-    if any(key[: len(k)] == k or k[: len(key)] == key for k in composed.applied):
+    """`file:line` of what set the key or the section around it, or `command line`."""
+    groups = {k for k in composed.applied if len(k) == 1 and key[:1] == k}
+    if any(key[: len(k)] == k or k[: len(key)] == key for k in composed.applied.keys() - groups):
         return "command line"
-    best, place = -1, composed.layers[0].file.path
+    best, place = (False, 0), composed.layers[0].file.path
     for layer in composed.layers:
-        inner = key[len(layer.prefix) :]
-        if key[: len(layer.prefix)] != layer.prefix:
-            continue
+        inner = key[len(layer.prefix) :] if key[: len(layer.prefix)] == layer.prefix else ()
         while inner and inner not in layer.file.lines:
             inner = inner[:-1]
-        depth = len(layer.prefix) + len(inner) if inner else 0
-        if depth > best and (inner or layer is composed.layers[0]):
-            best, place = depth, layer.file.where(inner) if inner else layer.file.path
-    return place
+        # A file of the user is where it can be mended, however far up the closest key is.
+        rank = (not layer.is_packaged, len(layer.prefix) + len(inner))
+        if inner and rank > best:
+            best, place = rank, layer.file.where(inner)
+    return "command line" if groups and not best[0] else place
 
 
 def resolved_yaml(config: SearchConfig) -> str:

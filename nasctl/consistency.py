@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from nasctl.errors import unknown
+from nasctl.errors import ConfigError, unknown
 from nasctl.guard import Key, shown
+from nasctl.latency_settings import LatencySettings
 from nasctl.trial import BUILTIN_METRICS, COST_METRICS
 
 Problem = tuple[Key, str]
@@ -25,7 +26,8 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
     reference_point = _mapping(data, "reference_point")
     problems = [*_objective_problems(data, objectives), *_constraint_problems(data, constraints)]
     problems += _reference_problems(objectives, constraints, reference_point)
-    if _mapping(data, "latency").get("name") == "none":
+    latency = _mapping(data, "latency")
+    if latency.get("name") == "none":
         if "latency_ms" in objectives:
             remedy = "drop it (~objectives.latency_ms) or use latency=table"
             key = ("objectives", "latency_ms")
@@ -34,6 +36,7 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
             remedy = "set it to null or use latency=table"
             key = ("constraints", "latency_ms")
             problems.append((key, f"needs a latency, but latency=none; {remedy}"))
+    problems += _latency_problems(latency)
     if data.get("reference"):
         problems.append((("reference",), "this version has no reference networks; use []"))
     executor = _mapping(data, "executor")
@@ -43,6 +46,18 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
         if _number(executor.get("workers"), 1) > 1:
             problems.append((("executor", "workers"), "executor=inline has one worker; use ray"))
     return problems
+
+
+def _latency_problems(latency: Mapping[str, Any]) -> list[Problem]:
+    """What the settings of latency themselves say: `compile` needs `runtime=torch`, ..."""
+    try:
+        LatencySettings(**{k: v for k, v in latency.items() if k != "name"})
+    except ConfigError as error:
+        split = (problem.partition(": ") for problem in error.problems)
+        return [(tuple(key.split(".")), text) for key, _, text in split]
+    except TypeError:
+        return []  # a key or a type that the schema reports
+    return []
 
 
 def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:

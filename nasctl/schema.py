@@ -158,6 +158,20 @@ class LatencyConfig(_Section):
     """Where the latency of a candidate comes from; `none`: there is no latency."""
 
     name: Literal["table", "none"]
+    runtime: Literal["onnxruntime", "torch", "command"] = "onnxruntime"
+    batch: Count = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    layout: Literal["nchw", "channels_last"] = "nchw"
+    device: Name = "cpu"
+    compile: bool = False
+    command: list[Text] = []
+    timeout_s: Positive = 60.0
+    calibration_networks: Annotated[int, Field(ge=5, le=1000)] = 10
+    calls: Count = 4
+    rounds: Count = 40
+    precision: Positive = 0.01
+    budget_s: Positive = 4.0
 
 
 class ExecutorConfig(_Section):
@@ -299,7 +313,7 @@ def _message(loc: Key, kind: str, value: object, item: Any) -> str:
         return f"{_EXPECTED[kind]}, got {got}{hint}"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"must be {words} {item['ctx'][bound]}, got {got}"
+        return f"must be {words} {item['ctx'][bound]:g}, got {got}"
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
         return unknown("value", value, valid)

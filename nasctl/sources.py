@@ -88,13 +88,14 @@ def _check_for_hydra(file: GuardedFile, *, is_primary: bool) -> None:
     problems = []
     if is_primary and file.package is not None:
         problems.append(f"{file.path}:1: remove the `# @package` line: it would move every key")
-    for key in file.data.get("hydra") or ():
+    hydra = file.data.get("hydra")
+    for key in hydra if isinstance(hydra, dict) else ():
         if key != "searchpath" or not is_primary:
             problems.append(
                 f"{file.where(('hydra', str(key)))}: hydra.{key}: nasctl only takes "
                 "hydra.searchpath, in the file given to it"
             )
-    if "hydra" in file.data and not isinstance(file.data["hydra"], dict):
+    if "hydra" in file.data and not isinstance(hydra, dict):
         problems.append(f"{file.where(('hydra',))}: hydra: only hydra.searchpath may be set")
     elif is_primary and not problems:
         problems += _searchpath_problems(file)

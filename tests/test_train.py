@@ -1,0 +1,434 @@
+"""Training: reproducible, blind to test data, and failing in ways that a search can survive."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.nn import functional
+
+from nasctl import augment, precision, train
+from nasctl.data import Dataset, load_dataset
+from nasctl.errors import EnvironmentProblemError, NasctlError, SpecError
+from nasctl.recipe import Recipe
+
+RECIPES = Path(__file__).parent.parent / "conf" / "recipe"
+CPU = torch.device("cpu")
+QUICK = Recipe(epochs=2, batch_size=32, amp="off", pad_crop=1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits", {}).without_test()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    augment.clear_cache()
+
+
+def network(seed: int = 0, depthwise_stride: int = 1) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+            nn.Conv2d(16, 16, 3, depthwise_stride, 1, groups=16, bias=False),
+            *(nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1, bias=False)),
+            *(nn.BatchNorm2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
+        )
+
+
+def fit(data: Dataset, recipe: Recipe = QUICK, seed: int = 0, **kw: Any) -> list[dict[str, float]]:
+    return list(train.train(network(**kw), data, recipe, seed))
+
+
+def results(epochs: list[dict[str, float]]) -> list[tuple[float, float, float]]:
+    return [(e["accuracy"], e["loss"], e["val_loss"]) for e in epochs]
+
+
+# Reproducibility
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_same_seed_same_bits(digits: Dataset, amp: Any) -> None:
+    recipe = dataclasses.replace(QUICK, amp=amp)
+    first, second = network(), network()
+    torch.manual_seed(1)
+    before = results(list(train.train(first, digits, recipe, 7)))
+    torch.manual_seed(2)
+    np.random.seed(3)
+    torch.rand(5)
+    assert results(list(train.train(second, digits, recipe, 7))) == before
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_training_leaves_the_global_random_state_alone(digits: Dataset) -> None:
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
+    fit(digits, dataclasses.replace(QUICK, epochs=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_another_seed_is_another_result(digits: Dataset) -> None:
+    assert results(fit(digits, seed=0)) != results(fit(digits, seed=1))
+
+
+def test_learns(digits: Dataset) -> None:
+    epochs = fit(digits, dataclasses.replace(QUICK, epochs=6, lr=0.2))
+    losses = [e["loss"] for e in epochs]
+    assert losses[-1] < 0.6 * losses[0]
+    assert epochs[-1]["accuracy"] > 0.85
+    assert epochs[-1]["val_loss"] < 0.8
+    assert set(epochs[0]) == {"accuracy", "loss", "val_loss", "images_per_second", "seconds"}
+
+
+def test_test_images_are_never_looked_at(digits: Dataset) -> None:
+    assert digits.test_images is None
+    with_test = load_dataset("digits", {})
+    assert results(fit(with_test)) == results(fit(digits))
+
+
+def test_bfloat16_and_layouts_agree_roughly(digits: Dataset) -> None:
+    want = fit(digits)[-1]["loss"]
+    for change in ({"amp": "bf16"}, {"channels_last": False}):
+        got = fit(digits, dataclasses.replace(QUICK, **change))[-1]["loss"]  # type: ignore[arg-type]
+        assert got == pytest.approx(want, rel=0.03)
+
+
+def test_threads_are_those_of_the_recipe(digits: Dataset) -> None:
+    torch.set_num_threads(2)
+    fit(digits, dataclasses.replace(QUICK, epochs=1))
+    assert torch.get_num_threads() == 1
+
+
+# The optimizer
+
+
+def test_learning_rate_schedules() -> None:
+    recipe = Recipe(lr=0.4, schedule="onecycle", warmup=0.25)
+    rates = [train.learning_rate(recipe, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.4 / 25)
+    assert max(rates) == rates[25] == pytest.approx(0.4)
+    assert rates[:26] == sorted(rates[:26])
+    assert rates[25:] == sorted(rates[25:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    cosine = dataclasses.replace(recipe, schedule="cosine")
+    rates = [train.learning_rate(cosine, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.4)
+    assert rates[50] == pytest.approx(0.2)
+    everything = dataclasses.replace(recipe, warmup=1.0)
+    assert train.learning_rate(everything, 99, 100) < 0.4
+
+
+def test_weight_decay_spares_norms_and_biases(digits: Dataset) -> None:
+    """With a decay that halves the weights each step, only those of rank 2 and more shrink."""
+    recipe = dataclasses.replace(QUICK, epochs=1, lr=1e-3, momentum=0.0, weight_decay=500.0)
+    model = network()
+    list(train.train(model, digits, recipe, 0))
+    sizes = {p.ndim: p.detach().norm().item() for p in model.parameters()}
+    assert sizes[4] < 0.2
+    assert sizes[2] < 0.2
+    assert model[1].weight.mean().item() > 0.9
+
+
+def test_gradients_are_clipped(digits: Dataset) -> None:
+    def moved(grad_clip: float) -> float:
+        model = network()
+        before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        recipe = dataclasses.replace(
+            QUICK, epochs=1, lr=1.0, momentum=0.0, weight_decay=0.0, warmup=0.0, grad_clip=grad_clip
+        )
+        list(train.train(model, digits, recipe, 0))
+        after = nn.utils.parameters_to_vector(model.parameters())
+        return float((after - before).detach().norm())
+
+    steps = len(digits.train_labels) // 32
+    assert moved(1e-4) <= steps * 1e-4
+    assert moved(0) > 0.1
+
+
+# What the network is fed
+
+
+def one_epoch(data: augment.Prepared, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    defaults = {"batch_size": 100, "flip": False, "seed": 0, "epoch": 0, "channels_last": True}
+    parts = list(augment.batches(data, **(defaults | options)))
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def test_batches_are_the_normalised_images_in_an_order_of_their_own(digits: Dataset) -> None:
+    data = augment.prepared(digits, (8, 8), 0, CPU)
+    images, labels = one_epoch(data, batch_size=9)
+    assert len(images) == 1197
+    assert images.mean().item() == pytest.approx(0, abs=1e-4)
+    assert images.std().item() == pytest.approx(1, abs=1e-3)
+    mean, deviation = digits.normalisation
+    order = torch.randperm(1197, generator=augment.generator("order", 0, 0))
+    wanted = (digits.train_images[order[5]] / 255 - mean[0]) / deviation[0]
+    np.testing.assert_allclose(images[5].numpy(), wanted, atol=1e-5)
+    assert labels[5] == digits.train_labels[order[5]]
+    assert not torch.equal(labels, one_epoch(data, batch_size=9, epoch=1)[1])
+    assert not torch.equal(labels, one_epoch(data, batch_size=9, seed=1)[1])
+
+
+def test_incomplete_last_batch_is_dropped(digits: Dataset) -> None:
+    data = augment.prepared(digits, (8, 8), 0, CPU)
+    assert len(one_epoch(data, batch_size=100)[0]) == 1100
+    assert len(one_epoch(data, batch_size=5000)[0]) == 1197, "one batch if that is all there is"
+
+
+def test_crops_and_mirrors_do_not_depend_on_the_batch_size(digits: Dataset) -> None:
+    data = augment.prepared(digits, (8, 8), 2, CPU)
+    small, large = (one_epoch(data, batch_size=n, flip=True)[0] for n in (9, 171))
+    assert torch.equal(small, large)
+
+
+def test_every_crop_is_one_of_the_padded_image(digits: Dataset) -> None:
+    pad = 2
+    data = augment.prepared(digits, (8, 8), pad, CPU)
+    plain = augment.prepared(digits, (8, 8), 0, CPU)
+    images, same = one_epoch(data, batch_size=9)[0], one_epoch(plain, batch_size=9)[0]
+    padded = functional.pad(same, (pad,) * 4, mode="reflect")
+    seen = set()
+    for image, larger in zip(images[:300], padded, strict=False):
+        crops = [
+            (y, x)
+            for y in range(5)
+            for x in range(5)
+            if torch.equal(larger[:, y : y + 8, x : x + 8], image)
+        ]
+        assert crops
+        seen.add(crops[0])
+    assert len(seen) == 25
+
+
+def test_about_half_of_the_images_are_mirrored(digits: Dataset) -> None:
+    data = augment.prepared(digits, (8, 8), 0, CPU)
+    plain, flipped = (one_epoch(data, batch_size=9, flip=f)[0] for f in (False, True))
+    same = (plain == flipped).flatten(1).all(1)
+    mirrored = (plain.flip(3) == flipped).flatten(1).all(1)
+    assert (same | mirrored).all()
+    assert 0.4 < mirrored.float().mean().item() < 0.6
+
+
+def test_validation_images_are_not_augmented(digits: Dataset) -> None:
+    data = augment.prepared(digits, (8, 8), 2, CPU)
+    np.testing.assert_array_equal(data.val_images.numpy(), digits.val_images)
+
+
+def test_read_only_arrays_are_shared_without_a_copy_or_a_warning(digits: Dataset) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = augment.prepared(digits, (8, 8), 0, CPU)
+    assert data.train_images.data_ptr() == digits.train_images.ctypes.data
+    assert data.val_images.data_ptr() == digits.val_images.ctypes.data
+    assert augment.prepared(digits, (8, 8), 0, CPU) is data
+    copy = dataclasses.replace(digits, name="arrived by another task")
+    assert augment.prepared(copy, (8, 8), 0, CPU) is data
+
+
+def test_cache_is_bounded(digits: Dataset) -> None:
+    first = augment.prepared(digits, (8, 8), 0, CPU)
+    for size in range(9, 9 + augment.CACHED_RESOLUTIONS):
+        augment.prepared(digits, (size, size), 0, CPU)
+    assert augment.prepared(digits, (8, 8), 0, CPU) is not first
+
+
+def test_images_are_resized_to_what_the_model_wants(digits: Dataset) -> None:
+    model = network()
+    model.input_shape = (1, 12, 10)  # type: ignore[assignment]
+    shapes = []
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
+    list(train.train(model, digits, dataclasses.replace(QUICK, epochs=1), 0))
+    assert set(shapes) == {(1, 12, 10)}
+    resized = augment.resize(digits.val_images, (4, 4))
+    assert resized.dtype == np.uint8
+    assert resized.mean() == pytest.approx(digits.val_images.mean(), rel=0.05)
+    assert augment.resize(digits.val_images, (8, 8)) is digits.val_images
+    large = np.repeat(digits.val_images[:1], 2500, axis=0)  # more than one chunk
+    chunks = augment.resize(large, (5, 5))
+    assert (chunks == chunks[0]).all()
+
+
+def test_wrong_number_of_channels(digits: Dataset) -> None:
+    model = network()
+    model.input_shape = (3, 8, 8)  # type: ignore[assignment]
+    with pytest.raises(SpecError, match="takes 3 channels, digits has 1"):
+        list(train.train(model, digits, QUICK, 0))
+
+
+# Failing
+
+
+def test_divergence_is_noticed_within_the_epoch(digits: Dataset) -> None:
+    recipe = dataclasses.replace(QUICK, lr=1e18, grad_clip=0.0, warmup=0.0)
+    with pytest.raises(train.DivergedError, match=r"the loss .* in epoch 1, step [2-5]\b"):
+        fit(digits, recipe)
+
+
+def test_explosion_is_divergence_even_if_finite(digits: Dataset) -> None:
+    model = network()
+    with torch.no_grad():
+        model[-1].bias[0] = 1e6
+    with pytest.raises(train.DivergedError, match=r"exploded: .* in epoch 1, step 1"):
+        list(train.train(model, digits, dataclasses.replace(QUICK, lr=1e-9), 0))
+
+
+class Failing(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 2))
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 TiB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"),
+        RuntimeError("not enough memory: you tried to allocate 99 bytes"),
+    ],
+)
+def test_out_of_memory_is_a_trial_error_and_clears_the_cache(
+    digits: Dataset, error: Exception
+) -> None:
+    before = augment.prepared(digits, (8, 8), QUICK.pad_crop, CPU)
+    with pytest.raises(train.OutOfMemoryTrialError, match="out of memory: ") as caught:
+        list(train.train(Failing(error), digits, QUICK, 0))
+    assert isinstance(caught.value, NasctlError)
+    assert caught.value.__context__ is None, "a traceback would keep the tensors alive"
+    assert augment.prepared(digits, (8, 8), QUICK.pad_crop, CPU) is not before
+    assert len(fit(digits)) == 2, "the next training works"
+
+
+def test_really_out_of_memory(digits: Dataset) -> None:
+    class Greedy(Failing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.empty(1 << 52, dtype=torch.uint8)
+
+    with pytest.raises(train.OutOfMemoryTrialError):
+        list(train.train(Greedy(ValueError()), digits, QUICK, 0))
+
+
+def test_other_errors_pass(digits: Dataset) -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(train.train(Failing(RuntimeError("shapes do not match")), digits, QUICK, 0))
+
+
+# Precision
+
+
+def test_auto_means_bfloat16_only_with_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, pays in (({"amx_bf16": True}, True), ({"avx512_bf16": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=flags: f, raising=False)
+        assert precision.bf16_pays(CPU) is pays
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert precision.bf16_pays(CPU) is False
+
+
+@pytest.mark.parametrize(
+    ("groups", "stride", "kernel_size", "in_float32"),
+    [(8, 2, 3, True), (8, 1, 5, True), (8, 1, 3, False), (1, 2, 3, False), (1, 1, 5, False)],
+)
+def test_only_slow_depthwise_convolutions_run_in_float32(
+    groups: int, stride: int, kernel_size: int, in_float32: bool
+) -> None:
+    layer = nn.Conv2d(8, 8, kernel_size, stride, 1, groups=groups)
+    images = torch.rand(2, 8, 6, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = layer(images)
+        with precision.slow_convolutions_in_float32():
+            out = layer(images)
+    exact = layer(images)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, exact.to(torch.bfloat16)) is in_float32
+    assert torch.equal(out, plain) is not in_float32
+
+
+def test_weights_learn_through_the_float32_detour(digits: Dataset) -> None:
+    recipe = dataclasses.replace(QUICK, amp="bf16")
+    got = fit(digits, recipe, depthwise_stride=2)[-1]["loss"]
+    assert got == pytest.approx(fit(digits, depthwise_stride=2)[-1]["loss"], rel=0.03)
+
+
+# Evaluation and weights
+
+
+def test_evaluate_gives_what_training_reported(digits: Dataset) -> None:
+    model = network()
+    last = list(train.train(model, digits, QUICK, 0))[-1]
+    images, labels = digits.val_images, digits.val_labels
+    got = train.evaluate(model, images, labels, QUICK, normalisation=digits.normalisation)
+    assert got == (last["accuracy"], pytest.approx(last["val_loss"]))
+
+
+def test_weights_round_trip(digits: Dataset, tmp_path: Path) -> None:
+    model = network()
+    list(train.train(model, digits, QUICK, 0))
+    path = tmp_path / "new" / "weights.safetensors"
+    train.save_weights(path, model, {"arch_id": "abc", "seed": "0"})
+    fresh = network(seed=5)
+    assert train.load_weights(path, fresh) == {"arch_id": "abc", "seed": "0"}
+    for (name, a), b in zip(model.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    train.save_weights(path, network(), {"n": "1"})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentProblemError, match=r"cannot write .*: No space left on device"):
+        train.save_weights(path, network(1), {"n": "2"})
+    monkeypatch.undo()
+    assert train.load_weights(path, network()) == {"n": "1"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_bad_weights(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(EnvironmentProblemError, match="cannot read the weights"):
+        train.load_weights(path, network())
+    train.save_weights(path, network(), {})
+    with pytest.raises(EnvironmentProblemError, match="has the weights of another network"):
+        train.load_weights(path, nn.Sequential(nn.Linear(3, 3)))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(EnvironmentProblemError, match="cannot read the weights"):
+        train.load_weights(path, network())
+
+
+# Configuration
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_packaged_recipes_have_every_field(file: Path) -> None:
+    values = yaml.safe_load(file.read_text())
+    recipe = Recipe(**values)
+    assert list(values) == [f.name for f in dataclasses.fields(Recipe)]
+    if file.stem == "default":
+        assert recipe == Recipe()
+    assert recipe.trainer in train.TRAINERS
+    assert math.isfinite(recipe.lr)

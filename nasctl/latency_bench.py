@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ Progress = Callable[[str], None]
 
 CANARY_SHAPE: Shape = (3, 32, 32)
 CHOICE_ROUNDS = 3  # of the quick pass that orders the candidates for calibration
-LEAST_ROUNDS = 8
+LEAST_ROUNDS = 16
 P90_QUERIES = 64  # what MLPerf's early stopping needs before it can state a 90th percentile
 
 
@@ -150,7 +151,7 @@ class Bench:
             told = rounds.p90[i]
             p90 = float(np.quantile(calls, 0.9)) if told is None else told * scale
             found[architecture.id] = WholeLatency(
-                p50_ms=rounds.ratio[i] * scale,
+                p50_ms=statistics.median(per_round),
                 p90_ms=p90,
                 interval=order_statistic_interval(per_round, 0.5),
                 p90_interval=(order_statistic_interval(calls, 0.9) if told is None else (p90, p90)),

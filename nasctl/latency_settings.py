@@ -53,9 +53,9 @@ class LatencySettings:
     timeout_s: float = 60.0
     calibration_networks: int = 10
     calls: int = 4
-    rounds: int = 40
+    rounds: int = 100
     precision: float = 0.01
-    budget_s: float = 4.0
+    budget_s: float = 5.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", tuple(self.command))

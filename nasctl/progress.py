@@ -270,9 +270,11 @@ class LiveProgress(_Shown):
         # Of the terminal's height: margins, heading, bar, figures, phase and the two section heads.
         room = max(3, self._console.size.height - (14 if board.phase else 11))
         running = list(board.running.values())[: max(1, room // 2)]
+        more = len(board.running) - len(running)
         if running:
-            parts += ["", self._running(running, len(board.running) - len(running))]
-        recent = list(board.recent)[: max(1, min(10, room - len(running)))]
+            parts += ["", self._running(running, more)]
+            room -= len(running) + (more > 0)
+        recent = list(board.recent)[: max(1, min(10, room))]
         if recent:
             parts += ["", self._recent(recent)]
         return Padding(Group(*parts), (1, 1, 0, 1))
@@ -301,6 +303,7 @@ class LiveProgress(_Shown):
 
     def _figures(self) -> Group:
         from rich.console import Group
+        from rich.text import Text
 
         board = self._board
         grid = _grid("left", "left", "left")
@@ -320,7 +323,9 @@ class LiveProgress(_Shown):
             f"[red]{failed} failed[/]" if failed else "[dim]0 failed[/]",
             f"[dim]{board.rejected} rejected by cost[/]",
         ]
-        return Group(grid, "[dim], [/]".join(p for p in parts if p))
+        states = Text.from_markup("[dim], [/]".join(p for p in parts if p), overflow="ellipsis")
+        states.no_wrap = True
+        return Group(grid, states)
 
     def _running(self, running: list[Running], more: int) -> Table:
         from rich.progress_bar import ProgressBar

@@ -128,6 +128,8 @@ def front_png(view: RunView) -> bytes:
 
 
 def _draw_panel(panel: Any, view: RunView, found: Sequence[Point], x: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
     y = primary(view.objectives)
     drawn = [p for p in found if x in p.values and y in p.values]
     for role, colour, size, name in (
@@ -182,7 +184,7 @@ def _draw_panel(panel: Any, view: RunView, found: Sequence[Point], x: str) -> No
     for side in ("left", "bottom"):
         panel.spines[side].set_color("#c3ccd8")
     if x in {"params", "macs", "activations", "model_bytes"}:
-        panel.xaxis.set_major_formatter(lambda value, _: text.si(value))
+        panel.xaxis.set_major_formatter(EngFormatter())
 
 
 def _whiskers(members: Sequence[Point], metric: str) -> list[list[float]]:

@@ -219,7 +219,7 @@ def _figures(view: RunView, found: Sequence[Point]) -> str:
     if valued:
         best = better(valued, key=lambda p: p.values[y])
         ends = text.interval(y, best.intervals.get(y))
-        notes = [f"95 % {ends}" if ends else "", provenance(best, y)]
+        notes = [f"{ends} (95 %)" if ends else "", provenance(best, y)]
         note = e(", ".join(n for n in notes if n))
         tiles.append(_tile(f"best {text.label(y)}", text.quantity(y, best.values[y]), note))
     else:
@@ -272,19 +272,24 @@ def _front(view: RunView, found: Sequence[Point]) -> str:
         f'<div class="plot" id="front{i}"></div><p class="outside"></p></figure>'
         for i in range(min(2, max(1, len(axes))))
     )
+    bars = ", with 95 % intervals" if any(p.intervals for p in found) else ""
     near = any(p.role == "near" for p in found)
     key = (
-        '<span><i class="m-member"></i>on the front, with 95 % intervals</span>'
+        f'<span><i class="m-member"></i>on the front{bars}</span>'
         + ('<span><i class="m-near"></i>near it, measured as well</span>' if near else "")
         + '<span><i class="m-dominated"></i>dominated</span>'
         '<span><i class="m-line"></i>best in these two metrics</span>'
+    )
+    off = (
+        "Members off the line earn their place by another objective. "
+        if len(view.objectives) > 2
+        else ""
     )
     hidden = view.counts.get("PRUNED", 0) + view.counts.get("FAILED", 0)
     note = f"{text.plural(hidden, 'pruned or failed trial')} not shown. " if hidden else ""
     return f"""<section id="front"><h2>Front</h2>
 <p class="legend">{key}<label class="log"><input type="checkbox" id="log"> log scale</label></p>
 <div class="panels">{panels}</div>
-<p class="hint">{note}Members off the line earn their place by another objective. \
-Drag to zoom, double-click to reset, click a network to see what it is.</p>
+<p class="hint">{note}{off}Drag to zoom, double-click to reset, click a network for all of it.</p>
 <aside id="selected" aria-live="polite" hidden></aside>
 </section>"""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nasctl import report_text as text
 from nasctl.arch import Architecture
-from nasctl.report_network import drawing, extent, legend, silhouette
+from nasctl.report_network import Colours, colours, drawing, extent, legend, silhouette
 from nasctl.report_sections import e
 from nasctl.report_view import BlockRow, Member, Point, RunView, direction, tabled
 
@@ -21,6 +21,7 @@ class _Columns:
     measured: frozenset[str]
     best: Mapping[str, float | None]
     longest: float
+    colour: Colours
 
 
 def members_table(
@@ -45,7 +46,7 @@ def members_table(
         costs = view.block_costs(network) if view.block_costs else None
         rows.append(_member_row(p, members[p.arch_id], network, costs, columns))
     return f"""<section id="members"><h2>Members of the front</h2>
-{legend(list(networks.values()))}
+{legend(columns.colour)}
 <p class="hint">A bar per block: its width follows the channels, its height the resolution. \
 Open a row for every block with its costs.</p>
 <div class="scroll"><table class="members"><thead><tr>{"".join(heads)}</tr>\
@@ -67,6 +68,7 @@ def _columns(
         measured=frozenset(m for m in metrics if any(m in p.predicted for p in ordered)),
         best=best,
         longest=max(extent(n) for n in networks.values()),
+        colour=colours(networks.values()),
     )
 
 
@@ -107,10 +109,10 @@ def _member_row(
         f'<tbody data-id="{e(p.arch_id)}" data-sort="{data}"><tr class="row"><th scope="row">'
         f'<button type="button" class="open" aria-expanded="false"><span class="chev"></span>'
         f"<code>{e(p.arch_id)}</code></button></th>"
-        f"<td>{silhouette(network, longest=columns.longest)}</td>"
+        f"<td>{silhouette(network, columns.colour, longest=columns.longest)}</td>"
         f"{''.join(cells)}</tr>"
         f'<tr class="detail" hidden><td colspan="{2 + len(cells)}"><div class="inside">'
-        f"{drawing(network, costs)}"
+        f"{drawing(network, columns.colour, costs)}"
         f'<div><h3>Choices</h3><dl class="choices">{groups}'
         f"<div><dt>trial</dt><dd>{e(trials or '–')}</dd></div></dl></div></div></td></tr></tbody>"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from zlib import crc32
 
 from nasctl.arch import Architecture, Block, Opaque, Shape
@@ -26,16 +26,24 @@ _KINDS = (  # the first word found in an op's name decides its colour; see repor
     ("conv", "conv"),
     ("stem", "conv"),
 )
-_OTHER_KINDS = ("other0", "other1", "other2", "other3")
+_OTHER_KINDS = ("other0", "other1", "other2", "other3", "other4", "other5")
 _SHOWN_ELSEWHERE = {"out", "out_channels", "out_features"}
 
 
-def kind(op: str) -> str:
-    """The CSS class of an op: its colour in the drawings."""
-    for word, name in _KINDS:
-        if word in op.lower():
-            return name
-    return _OTHER_KINDS[crc32(op.encode()) % len(_OTHER_KINDS)]
+Colours = Mapping[str, str]
+"""From op to the CSS class of its colour in the drawings."""
+
+
+def colours(architectures: Iterable[Architecture]) -> Colours:
+    """A class per op that occurs: what its name suggests, unless another op has that already."""
+    chosen: dict[str, str] = {}
+    for op in dict.fromkeys(b.op for a in architectures for b in a.blocks):
+        wanted = next((name for word, name in _KINDS if word in op.lower()), None)
+        start = crc32(op.encode()) % len(_OTHER_KINDS)
+        spare = (*_OTHER_KINDS[start:], *_OTHER_KINDS[:start])
+        free = [name for name in (wanted, *spare) if name and name not in chosen.values()]
+        chosen[op] = free[0] if free else wanted or spare[0]
+    return chosen
 
 
 def op_name(op: str) -> str:
@@ -85,7 +93,12 @@ def extent(architecture: Architecture) -> float:
 
 
 def silhouette(
-    architecture: Architecture, *, longest: float | None = None, width: int = 232, height: int = 34
+    architecture: Architecture,
+    colour: Colours,
+    *,
+    longest: float | None = None,
+    width: int = 232,
+    height: int = 34,
 ) -> str:
     """The whole network as a strip: a bar per block, its width by channels, height by resolution.
 
@@ -93,6 +106,7 @@ def silhouette(
 
     Args:
         architecture: to draw.
+        colour: of its ops.
         longest: the `extent` that fills the width; its own where it is not compared with others.
         width, height: in CSS pixels.
     """
@@ -105,7 +119,7 @@ def silhouette(
         h = max(4.0, height * math.sqrt(_side(shape) / largest))
         text = html.escape(f"{op_name(block.op)} {settings(block)} → {shape_text(shape)}")
         bars.append(
-            f'<rect class="k-{kind(block.op)}" x="{x:.1f}" y="{(height - h) / 2:.1f}" '
+            f'<rect class="k-{colour[block.op]}" x="{x:.1f}" y="{(height - h) / 2:.1f}" '
             f'width="{w:.1f}" height="{h:.1f}" rx="1.5"><title>{text}</title></rect>'
         )
         x += w + _GAP
@@ -119,7 +133,7 @@ def silhouette(
 _GAP = 1.5
 
 
-def drawing(architecture: Architecture, rows: Sequence[BlockRow] | None) -> str:
+def drawing(architecture: Architecture, colour: Colours, rows: Sequence[BlockRow] | None) -> str:
     """One line per block: op, settings, output, channels as a bar, share of the network's costs."""
     costs = _shares(rows) if rows else {}
     heads = "".join(f'<th class="n">{name}</th>' for name in costs)
@@ -132,7 +146,7 @@ def drawing(architecture: Architecture, rows: Sequence[BlockRow] | None) -> str:
     ]
     for index, (block, _) in enumerate(architecture.placed()):
         shape = architecture.shapes[index + 1]
-        name = kind(block.op)
+        name = colour[block.op]
         cells = "".join(_share_cell(column[index], name) for column in costs.values())
         lines.append(
             f'<tr><td class="n">{index + 1}</td>'
@@ -148,13 +162,13 @@ def drawing(architecture: Architecture, rows: Sequence[BlockRow] | None) -> str:
     )
 
 
-def legend(architectures: Sequence[Architecture]) -> str:
-    """The colours of the drawings, one entry per op that occurs."""
-    ops: dict[str, None] = {b.op: None for a in architectures for b in a.blocks}
+def legend(colour: Colours) -> str:
+    """The colours of the drawings, one entry per op."""
     items = (
-        f'<span><i class="dot k-{kind(op)}"></i>{html.escape(op_name(op))}</span>' for op in ops
+        f'<span><i class="dot k-{name}"></i>{html.escape(op_name(op))}</span>'
+        for op, name in colour.items()
     )
-    return f'<p class="legend">{"".join(items)}</p>' if ops else ""
+    return f'<p class="legend">{"".join(items)}</p>'
 
 
 Column = list[tuple[str, float]]

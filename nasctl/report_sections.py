@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from nasctl.report_view import Point, RunView, median_error
 from nasctl.trial import State
 
 _MOST_FAILURES = 50
+_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def e(value: object) -> str:
@@ -24,12 +26,14 @@ def e(value: object) -> str:
 
 def evidence(view: RunView, found: Sequence[Point]) -> str:
     charts = []
+    error = median_error(found, "latency_ms")
     if view.hypervolume_history:
+        note = _hypervolume_note(view, measured=error is not None)
         charts.append(
-            '<figure class="panel"><figcaption>Hypervolume over trials</figcaption>'
+            '<figure class="panel"><figcaption>Hypervolume over trials'
+            f'<span class="aside">{note}</span></figcaption>'
             '<div class="plot small" id="hypervolume"></div></figure>'
         )
-    error = median_error(found, "latency_ms")
     if error:
         median, worst, n = error
         note = f"median error {median:.1%}, worst {worst:.1%}, n = {n}"
@@ -41,6 +45,14 @@ def evidence(view: RunView, found: Sequence[Point]) -> str:
     if not charts:
         return ""
     return f'<section><h2>Evidence</h2><div class="panels">{"".join(charts)}</div></section>'
+
+
+def _hypervolume_note(view: RunView, *, measured: bool) -> str:
+    final, last = view.front["hypervolume"], view.hypervolume_history[-1][1]
+    if math.isclose(final, last, rel_tol=1e-9):
+        return f"{text.significant(final, 4)} at the end"
+    why = "with the latencies measured at the end" if measured else "as it is now"
+    return f"dotted: {text.significant(final, 4)} {why}"
 
 
 def search(view: RunView) -> str:
@@ -62,7 +74,7 @@ def search(view: RunView) -> str:
             for reason, n in sorted(view.rejections.items(), key=lambda item: -item[1])
         )
         parts.append(
-            "<h3>Rejected before training</h3><table><thead><tr><th>Reason</th>"
+            "<h3>Rejected before training</h3><table class='narrow'><thead><tr><th>Reason</th>"
             f'<th class="n">Candidates</th></tr></thead><tbody>{rows}</tbody></table>'
         )
     failed = [t for t in view.trials if t.state is State.FAILED]
@@ -75,14 +87,19 @@ def search(view: RunView) -> str:
         more = len(failed) - _MOST_FAILURES
         rest = f"<p class='hint'>and {more:,} more</p>" if more > 0 else ""
         parts.append(
-            f"<h3>Failed trials</h3><table><thead><tr><th class='n'>Trial</th><th>Network</th>"
-            f"<th>Reason</th></tr></thead><tbody>{rows}</tbody></table>{rest}"
+            "<h3>Failed trials</h3><table class='narrow'><thead><tr><th class='n'>Trial</th>"
+            f"<th>Network</th><th>Reason</th></tr></thead><tbody>{rows}</tbody></table>{rest}"
         )
     return f"<section><h2>Search</h2>{''.join(parts)}</section>" if parts else ""
 
 
 def _large(count: float) -> str:
-    return f"{count:,.0f}" if count < 1e6 else re.sub(r"e\+?0*(\d+)", r" × 10^\1", f"{count:.1e}")
+    return f"{count:,.0f}" if count < 1e6 else _scientific(count)
+
+
+def _scientific(count: float) -> str:
+    mantissa, _, exponent = f"{count:.1e}".partition("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
 def latency_table(view: RunView) -> str:

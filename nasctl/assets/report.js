@@ -207,8 +207,6 @@
     if (Math.abs(data.final - last) > 1e-9 * Math.abs(last)) {
       extra.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.final, y1: data.final,
         line: { color: colour.chosen, width: 1.3, dash: "dot" } }];
-      extra.annotations = [{ xref: "paper", x: 0.01, xanchor: "left", y: data.final, yanchor: "bottom", showarrow: false,
-        text: `${data.final.toPrecision(4)} as reported above`, font: { ...font, color: colour.chosen } }];
     }
     const picture = layout("trial", "hypervolume", extra);
     picture.yaxis.rangemode = "tozero";

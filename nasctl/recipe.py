@@ -34,16 +34,16 @@ class Recipe:
         trainer: `sgd`, or a name from a plugin's TRAINERS.
     """
 
-    epochs: int = 5
+    epochs: int = 3
     batch_size: int = 64
-    lr: float = 0.1
+    lr: float = 0.2
     schedule: Literal["onecycle", "cosine"] = "onecycle"
     warmup: float = 0.25
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     grad_clip: float = 5.0
-    pad_crop: int = 2
+    pad_crop: int = 0
     flip: bool = True
     amp: Literal["auto", "bf16", "off"] = "auto"
     channels_last: bool = True

@@ -31,7 +31,6 @@ def saved_view() -> str:
                     "metricSectionId": section,
                     "deleted": False,
                     "isGenerated": False,
-                    "displayName": f"accuracy against {cost}",
                     "xaxis": {"key": cost, "type": "METRIC"},
                     "yaxis": {"key": "accuracy", "type": "METRIC"},
                     "runsCountToCompare": 100,
@@ -50,7 +49,6 @@ def saved_view() -> str:
                     "xAxisKey": "step",
                     "useGlobalLineSmoothing": False,
                     "lineSmoothness": 0,
-                    "displayName": name,
                 }
                 for name in ("hypervolume", "accuracy")
             ),

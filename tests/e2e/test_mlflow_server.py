@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
+import shutil
 import sqlite3
 import sys
 import threading
@@ -193,3 +195,34 @@ def test_host_check(server: MlflowServer, tmp_path: Path) -> None:
     result = sync(FakeRecords([make_trial(0)]), settings)
     assert result.pending == 2
     assert f"start it with --allowed-hosts localhost:{server.port}" in result.problem
+
+
+def test_the_ui_shows_the_front(server: MlflowServer, settings: TrackingSettings) -> None:
+    # The saved view is the UI's own format: a browser is the only one who knows that it is right.
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium")
+    from playwright.sync_api import sync_playwright
+
+    records = FakeRecords([make_trial(n) for n in range(3)], status="FINISHED")
+    state = ProjectionState()
+    assert project(records, settings, state).pending == 0
+    page_of = f"{server.uri}/#/experiments/{state.store.experiment_id}/runs"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-quic", "--disable-background-networking"],
+        )
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page.goto(f"{page_of}?viewStateShareKey=nasctl&workflowType=machine_learning")
+        page.get_by_role("link", name="mbv2_space").first.wait_for(timeout=60_000)
+        for column in ("accuracy", "latency_ms", "params"):
+            page.get_by_text(column, exact=True).first.wait_for(timeout=20_000)
+        page.goto(page.url + "&compareRunsMode=CHART")
+        page.get_by_text(re.compile(r"^Search\s*\(1\)")).first.wait_for(
+            timeout=60_000
+        )  # the hypervolume curve
+        page.locator(".ag-cell button").first.click()  # unfold the trials
+        page.get_by_text(re.compile(r"^Search\s*\(4\)")).first.wait_for(timeout=60_000)
+        assert page.get_by_text("Error loading shared view").count() == 0
+        browser.close()

@@ -16,6 +16,7 @@ from nasctl.report_view import Point, RunView, median_error
 from nasctl.trial import State
 
 _MOST_FAILURES = 50
+_FIRST = ("device", "runtime", "batch", "threads", "dtype", "layout", "blocks")
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -109,7 +110,9 @@ def latency_table(view: RunView) -> str:
 
 
 def _latency_facts(latency: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for key, value in latency.items():
+    # The ledger gives the keys back in alphabetical order: what was measured on comes first.
+    for key in sorted(latency, key=lambda k: _FIRST.index(k) if k in _FIRST else len(_FIRST)):
+        value = latency[key]
         if value is None:
             continue
         name = key.replace("_", " ")

@@ -210,6 +210,7 @@
     }
     const picture = layout("trial", "hypervolume", extra);
     picture.yaxis.rangemode = "tozero";
+    if (x[x.length - 1] < 10) picture.xaxis.dtick = 1;
     picture.hovermode = "x";
     Plotly.newPlot(plot, traces, picture, settings);
   }

@@ -52,7 +52,8 @@ class RunView:
         rejections: how many candidates were rejected for each reason.
         environment: versions, machine, git commit: shown as they are.
         latency: facts about the latency table, device and runtime first (fractions under keys
-            that end in `_error` read as percent, a mapping as `median 1.4 %, worst 7 %`); None where latency is not part of the search.
+            that end in `_error` read as percent, a mapping as `median 1.4 %, worst 7 %`); None
+            where latency is not part of the search.
         space_size: `configurations`, `networks`, `networks_exact` as --dry-run reports them.
         seconds: wall time of the whole search, all sessions together.
         block_costs: costs block by block for the drawings, or None.

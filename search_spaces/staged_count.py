@@ -47,10 +47,8 @@ def count_networks(space: StagedSpace, *, max_steps: int = MAX_STEPS) -> int | N
             stem = space.stem(input_shape, base)
             state = _State(0, 1, stem.shape, base, (width, *OPEN[1:]), OPEN)
             starts.setdefault(cast(Block, stem.block), set()).add(state)
-        ways: dict[frozenset[_State], int] = {}
-        for states in starts.values():
-            subset = automaton.closure(states)
-            ways[subset] = ways.get(subset, 0) + 1
+        # Stems of different width lead to different states.
+        ways = {automaton.closure(states): 1 for states in starts.values()}
         while ways:
             after: dict[frozenset[_State], int] = {}
             for subset, n in ways.items():

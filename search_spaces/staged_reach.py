@@ -59,15 +59,16 @@ def walk(space: StagedSpace) -> Reached:
         for index, stage in enumerate(options.stages):
             exits: set[Shape] = set()
             for widths in _width_groups(stage, width):
-                current = shapes
-                for j in range(1, stage.depths[-1] + 1):
-                    after: set[Shape] = set()
-                    for in_shape, w in itertools.product(sorted(current), widths):
-                        places[index, j == 1, in_shape, w] = None
-                        after.add(_after(stage, index, j == 1, in_shape, w))
-                    current = after
-                    if j in stage.depths:
-                        exits |= after
+                # Blocks after the first have the same widths to choose from and keep the size, so
+                # that every one of them ends in the shapes that the first ends in.
+                after: set[Shape] = set()
+                for in_shape, w in itertools.product(sorted(shapes), widths):
+                    places[index, True, in_shape, w] = None
+                    after.add(_after_first(stage, index, in_shape, w))
+                if stage.depths[-1] > 1:
+                    for in_shape, w in itertools.product(sorted(after), widths):
+                        places[index, False, in_shape, w] = None
+                exits |= after
             shapes = exits
         ends.update(dict.fromkeys((shape, base) for shape in sorted(shapes)))
     return Reached(stems=tuple(stems), places=tuple(places), ends=tuple(ends))
@@ -101,11 +102,11 @@ def _width_groups(stage: Stage, network_width: Scalar | None) -> list[tuple[floa
     return [choices] if dimension.scope == "block" else [(w,) for w in choices]
 
 
-def _after(stage: Stage, index: int, first: bool, in_shape: Shape, width: float) -> Shape:
+def _after_first(stage: Stage, index: int, in_shape: Shape, width: float) -> Shape:
     kernel_size = max(cast(tuple[int, ...], stage.dimensions["kernel_size"].choices))
     out = make_divisible(stage.channels * width)
     try:
-        return windowed_shape(in_shape, out, kernel_size, stage.stride if first else 1)
+        return windowed_shape(in_shape, out, kernel_size, stage.stride)
     except SpecError as error:
         raise ConfigError(
             [f"stages.{index}.stride: stage {index + 1} cannot exist: {p}" for p in error.problems]

@@ -11,20 +11,11 @@ import functools
 import hashlib
 import json
 import math
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Literal,
-    Self,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union
 
 from nasctl.errors import SpecError, unknown
 
@@ -61,21 +52,20 @@ _FIELD_TYPES: dict[type, dict[str, tuple[Any, ...]]] = {}
 def _field_types(cls: Any) -> dict[str, tuple[Any, ...]]:
     """For each field the alternatives of its type: `int | None` gives (int, NoneType)."""
     if cls not in _FIELD_TYPES:
-        hints = get_type_hints(cls)
+        hints = typing.get_type_hints(cls)
+        kinds = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+        unions = {n for n, k in kinds.items() if typing.get_origin(k) in (Union, UnionType)}
         _FIELD_TYPES[cls] = {
-            f.name: get_args(hints[f.name])
-            if get_origin(hints[f.name]) in (Union, UnionType)
-            else (hints[f.name],)
-            for f in dataclasses.fields(cls)
+            n: typing.get_args(k) if n in unions else (k,) for n, k in kinds.items()
         }
     return _FIELD_TYPES[cls]
 
 
 def _fits(value: object, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return any(value == v and type(value) is type(v) for v in get_args(kind))
-    if get_origin(kind) is tuple:
-        items = get_args(kind)
+    origin, items = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return any(value == v and type(value) is type(v) for v in items)
+    if origin is tuple:
         if not isinstance(value, tuple) or (Ellipsis not in items and len(items) != len(value)):
             return False
         kinds = items[:1] * len(value) if Ellipsis in items else items
@@ -293,10 +283,7 @@ class Architecture:
     ) -> Architecture:
         """For decoders that thread the shapes themselves; nothing is checked, so it is fast.
 
-        Args:
-            blocks: as their own `canonical` gives them.
-            shapes: the input shape of every block, then the output shape.
-            num_classes: length of the output vector.
+        `blocks` are as their own `canonical` gives them, `shapes` as the property is.
         """
         architecture = object.__new__(cls)
         architecture.__dict__.update(

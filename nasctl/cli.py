@@ -94,7 +94,8 @@ def _search(
         config=config,
         resolved=loaded.resolved,
         config_text=resolved_yaml(config),
-        command=shlex.join(["nasctl", *sys.argv[1:]]),
+        # What continues the run: with --fresh it would start over.
+        command=shlex.join(["nasctl", *(a for a in sys.argv[1:] if a != "--fresh")]),
         fresh=fresh,
         registry=registry,
         differences=config_diff,

@@ -246,6 +246,9 @@ def _drop_latency(data: dict[str, Any], composed: Composed) -> list[str]:
     latency, objectives = data.get("latency"), data.get("objectives")
     if not isinstance(latency, dict) or latency.get("name") != "none":
         return []
+    space = data.get("space")
+    if isinstance(space, dict) and space.get("family") != "staged":
+        return []  # a plugin's family may price latency itself
     if not isinstance(objectives, dict) or objectives.get("latency_ms") is None:
         return []
     if _strength(("latency", "name"), composed) <= _strength(objective, composed):

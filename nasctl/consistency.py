@@ -27,7 +27,9 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
     problems = [*_objective_problems(data, objectives), *_constraint_problems(data, constraints)]
     problems += _reference_problems(objectives, constraints, reference_point)
     latency = _mapping(data, "latency")
-    if latency.get("name") == "none":
+    # A plugin's family may price latency itself; `nasctl.prepare` checks once it is loaded.
+    packaged_family = _mapping(data, "space").get("family") == "staged"
+    if latency.get("name") == "none" and packaged_family:
         if "latency_ms" in objectives:
             remedy = "drop it (~objectives.latency_ms) or use latency=table"
             key = ("objectives", "latency_ms")

@@ -35,7 +35,6 @@ HOMES: dict[str, set[str]] = {
     "mlflow": {"tracking_mlflow"},
     "click": {"cli"},
     "rich": {"progress", "terminal"},
-    "plotly": {"report"},
     "matplotlib": {"report_files"},
     "onnx": {"onnx_runtime"},
     "onnxruntime": {"onnx_runtime"},

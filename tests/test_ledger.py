@@ -142,7 +142,7 @@ def test_missing_damaged_and_newer_files_are_named(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.sqlite"
     garbage.write_bytes(b"this is not a database" * 100)
     before = garbage.read_bytes()
-    with pytest.raises(EnvironmentProblemError, match="not a database.*left untouched"):
+    with pytest.raises(EnvironmentProblemError, match=r"not a database.*left untouched"):
         Ledger(garbage, {})
     assert garbage.read_bytes() == before
     newer = tmp_path / "newer.sqlite"

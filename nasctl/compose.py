@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nasctl import guard
 from nasctl.errors import ConfigError, nearest, unknown
 from nasctl.guard import Key, shown
-from nasctl.schema import GROUPS, OPEN_SECTIONS, unknown_key
+from nasctl.schema import GROUPS
 from nasctl.sources import PRIMARY, Layer, Session, hydra_over
 
 _FAILURES_OF_HYDRA = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError)
@@ -64,7 +64,6 @@ def _without_bad_overrides(session: Session, overrides: Sequence[str]) -> Compos
     from omegaconf.errors import OmegaConfBaseException
 
     problems: list[str] = []
-    unknown_keys: list[Key] = []
     accepted = [o for text in overrides if (o := _parse(text, problems)) is not None]
     while True:
         try:
@@ -74,20 +73,8 @@ def _without_bad_overrides(session: Session, overrides: Sequence[str]) -> Compos
             bad, message = _explain(error, session, accepted)
             if bad is None:
                 raise ConfigError([*problems, message]) from error
-            if message:
-                accepted.remove(bad)
-                problems.append(message)
-                continue
-        # A key that does not exist: find all of those at once, composing takes a while.
-        existing = set(flat_keys(_run_hydra([o for o in accepted if o.key in _GROUP_KEYS])))
-        for override in [o for o in accepted if o is bad or (o.is_plain and o.key not in existing)]:
-            accepted.remove(override)
-            if override.is_open:
-                accepted.append(override.added())
-            else:
-                unknown_keys.append(override.key)
-    keys = [guard.dotted(k) for k in flat_keys(data)]
-    problems += [f"{guard.dotted(key)}: {unknown_key(key, keys)}" for key in unknown_keys]
+            accepted.remove(bad)
+            problems.append(message)
     return Composed(
         data=data,
         layers=tuple(session.layers),
@@ -126,15 +113,6 @@ class _Override:
     line: str
     key: Key
     value: Any
-    is_plain: bool
-
-    @property
-    def is_open(self) -> bool:
-        return any(len(self.key) > len(s) and self.key[: len(s)] == s for s in OPEN_SECTIONS)
-
-    def added(self) -> _Override:
-        """The same, for a key that is not there yet."""
-        return replace(self, line=f"++{self.line}", is_plain=False)
 
 
 def _parse(text: str, problems: list[str]) -> _Override | None:
@@ -167,7 +145,11 @@ def _parse(text: str, problems: list[str]) -> _Override | None:
         problems.append(f"{'.'.join(parts)}: {message}")
         return None
     is_plain = not (parsed.is_delete() or parsed.is_add() or parsed.is_force_add())
-    return _Override(text=text, line=text, key=parts, value=parsed_value, is_plain=is_plain)
+    # A plain override of a key that is not there would be refused, one at a time and with advice
+    # that makes the typo stick. Added, it meets the schema, which knows where new keys may be.
+    is_added = is_plain and (parts not in _GROUP_KEYS or isinstance(parsed_value, dict))
+    line = f"++{text}" if is_added else text
+    return _Override(text=text, line=line, key=parts, value=parsed_value)
 
 
 def _override_problem(parsed: Any, key: Key, value: Any, text: str) -> str | None:
@@ -191,7 +173,7 @@ def _override_problem(parsed: Any, key: Key, value: Any, text: str) -> str | Non
 def _explain(
     error: Exception, session: Session, overrides: Sequence[_Override]
 ) -> tuple[_Override | None, str]:
-    """The override at fault, if one is, and the line to show ("": the key does not exist)."""
+    """The override at fault, if one is, and the line to show."""
     text = str(error) or str(error.__cause__ or "")
     first = text.strip().split("\n")[0]
     missing = getattr(error, "missing_cfg_file", None)
@@ -219,8 +201,9 @@ def _explain(
 def _override_failure(override: _Override, first: str, cause: str) -> str:
     key = guard.dotted(override.key)
     if first.startswith("Could not override"):
-        is_group = override.key in _GROUP_KEYS
-        return f"{key}: this file has no groups; set {key}.name=..." if is_group else ""
+        return f"{key}: this file has no groups; set {key}.name=..."
+    if first.startswith("force-add of config groups"):
+        return f"{key}: not among the defaults; to draw it in: +{override.text.lstrip('+')}"
     if "An item is already at" in first:
         return f"{key}: exists already; drop the `+`: {override.text.lstrip('+')}"
     if first.startswith("Could not delete"):

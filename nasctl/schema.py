@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -31,7 +31,7 @@ OPEN_SECTIONS: tuple[Key, ...] = (
     ("constraints",),
     ("reference_point",),
 )
-"""Sections whose keys the schema does not know: registries, families and plugins check them."""
+"""Sections that hold keys the schema does not know: registries, families, plugins check them."""
 
 _WINDOWS_DEVICES = {
     *("con", "prn", "aux", "nul"),
@@ -242,28 +242,19 @@ def known_keys(prefix: Key = ()) -> Iterator[str]:
         yield from known_keys((*prefix, name))
 
 
-def unknown_key(key: Key, also: Iterable[str] = ()) -> str:
+def unknown_key(key: Key) -> str:
     """One line about a key that does not exist: the nearest one, at the same place or elsewhere."""
     *parent, leaf = key
     siblings = list(fields_at(tuple(parent)) or {})
-    prefix = ".".join(parent)
-    siblings += [k[len(prefix) + 1 :] for k in also if prefix and k.startswith(prefix + ".")]
-    everywhere = list(dict.fromkeys([*known_keys(), *also]))
-    elsewhere = [k for k in everywhere if k.rpartition(".")[2] == leaf]
-    dotted = ".".join(key)
     if "." in leaf:
         return f"unknown key; nest it: {leaf.replace('.', ': {')}: ...{'}' * leaf.count('.')}"
     close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.7)
-    if close:
-        guess = ".".join((*parent, close[0]))
-    elif elsewhere:
-        guess = elsewhere[0]
-    else:
-        found = nearest(leaf, siblings)
-        guess = ".".join((*parent, found)) if found else nearest(dotted, everywhere) or ""
+    elsewhere = [k for k in known_keys() if k.rpartition(".")[2] == leaf]
+    near = nearest(leaf, siblings)
+    inside = ".".join((*parent, close[0] if close else near or ""))
+    guess = elsewhere[0] if elsewhere and not close else inside if close or near else None
     hint = f"; did you mean {guess!r}?" if guess else ""
-    known = f" (known: {', '.join(dict.fromkeys(siblings))})" if siblings else ""
-    return f"unknown key{hint}{known}"
+    return f"unknown key{hint} (known: {', '.join(siblings)})"
 
 
 def type_problems(data: Mapping[str, Any]) -> tuple[SearchConfig | None, list[Problem]]:

@@ -201,7 +201,7 @@ ON_THE_COMMAND_LINE = {
     "+trails=3": "trails: unknown key; did you mean 'trials'?",
     "++recipe.epohcs=3": "recipe.epohcs: unknown key; did you mean 'recipe.epochs'?",
     "+trials=3": "trials: exists already; drop the `+`: trials=3",
-    "trials.x=3": "trials.x: ",
+    "trials.x=3": "trials: expected a whole number, got {'x': 3}",
     "trials=abc": "trials: expected a whole number, got 'abc'",
     "trials=": "trials: expected a whole number, got ''",
     "trials=0": "trials: must be at least 1, got 0",

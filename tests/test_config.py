@@ -76,6 +76,10 @@ class TestComposition:
             loaded = load(BASED, f"{group}={found.name}", *needs_path[: found.name != "digits"])
             assert loaded.resolved[group]["name"] == found.name, found
 
+    def test_every_packaged_recipe_is_valid(self) -> None:
+        for found in [c for c in list_configs() if c.group == "recipe"]:
+            assert load(BASED, f"recipe={found.name}").config.recipe.to_recipe(), found
+
     def test_a_group_is_chosen_in_a_file(self) -> None:
         text = "defaults:\n  - search\n  - override sampler: nsga2\n  - _self_\n"
         config = load(text + "sampler: {population_size: 8}\n").config
@@ -98,6 +102,9 @@ class TestComposition:
         Path("preset/tiny.yaml").write_text("# @package _global_\ntrials: 2\nrecipe: {epochs: 1}\n")
         config = load(BASED, "+preset=tiny").config
         assert (config.trials, config.recipe.epochs) == (2, 1)
+        assert problems(BASED, "preset=tiny") == (
+            "command line: preset: not among the defaults; to draw it in: +preset=tiny",
+        )
 
     def test_a_search_path_adds_a_folder(self) -> None:
         Path("shared/sampler").mkdir(parents=True)
@@ -279,7 +286,7 @@ class TestResume:
         assert self.diff("recipe.epochs=9", "trials=3", "sampler=random", "seed=1") == [
             "seed: 0 -> 1",
             "trials: 24 -> 3 (may be raised, not lowered)",
-            "recipe.epochs: 5 -> 9",
+            f"recipe.epochs: {Recipe().epochs} -> 9",
             "sampler.name: tpe -> random",
             "sampler.startup_trials: 10 -> absent",
             "sampler.candidates: 24 -> absent",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-RIDGE = 0.06  # in units of relative error: a weak pull, as much as one network that is 6 % off
+RIDGE = 0.1  # one prior standard deviation counts like one network that is 10 % off
 HUBER = 1.5
 STEPS = 20
 

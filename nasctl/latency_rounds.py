@@ -4,7 +4,8 @@ Everything is timed in *interleaved rounds*: each round visits every item once, 
 order, for a few calls, and a fixed reference network (the canary) every few items. Speed changes
 of the machine (40 % between two passes were seen) then hit all items alike and cancel:
 
-1. An observation is the fastest call of a visit: what disturbs a call only ever adds time.
+1. An observation is the fastest call of a visit: what disturbs a call only ever adds time. A
+   timer makes an untimed call first, since the previous item left the caches cold.
 2. The session is one time series `v_s = t_item(s) x d_s`: a quantity per item times the speed of
    the moment. `d` starts as the canary's, then both are refined in turn (median polish): `d_s` is
    the median of `v / t` over the neighbouring observations in time, `t` the median of `v / d` over

@@ -33,7 +33,7 @@ class LatencySettings:
             argument is replaced by the file's path; without it the path is appended.
         timeout_s: of one run of the command.
         calibration_networks: whole networks on which the sum of blocks is corrected.
-        calls: consecutive calls per visit; see `nasctl.latency_rounds`.
+        calls: timed consecutive calls per visit; see `nasctl.latency_rounds`.
         rounds: at most; a command is asked once, since it repeats as it likes.
         precision: rounds end when 95 % of the medians have this relative standard error.
         budget_s: rounds end after this much time.

@@ -49,6 +49,8 @@ def export_onnx(module: nn.Module, input_shape: Shape, *, batch: int = 1) -> byt
     buffer = io.BytesIO()
     modes = {m: m.training for m in module.modules()}
     module.eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tracing runs each layer once: threads only wait for each other
     try:
         with warnings.catch_warnings(), torch.no_grad():
             for text in _EXPORTER_WARNINGS:
@@ -68,6 +70,7 @@ def export_onnx(module: nn.Module, input_shape: Shape, *, batch: int = 1) -> byt
             f"{type(module).__name__}: cannot be exported to ONNX: {reason}"
         ) from error
     finally:
+        torch.set_num_threads(threads)
         for m, training in modes.items():
             m.training = training
     return buffer.getvalue()

@@ -82,10 +82,11 @@ def test_the_batch_is_fixed_in_the_graph() -> None:
     assert runtime.get_outputs()[0].shape == [4, 3, 5, 5]
 
 
-def test_export_leaves_the_mode_of_the_module_and_the_filters_of_warnings() -> None:
+def test_export_leaves_the_module_the_warnings_and_the_threads_as_they_were() -> None:
     module = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1).eval())
-    filters = list(warnings.filters)
+    filters, threads = list(warnings.filters), torch.get_num_threads()
     export_onnx(module, (2, 4, 4))
+    assert torch.get_num_threads() == threads
     assert [m.training for m in module.modules()] == [True, True, False]
     assert warnings.filters == filters
 

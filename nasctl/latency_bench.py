@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -149,9 +148,10 @@ class Bench:
             per_round = [v * scale for v in rounds.rounds[i]]
             calls = [v * scale for v in rounds.calls[i]]
             told = rounds.p90[i]
-            p90 = float(np.quantile(calls, 0.9)) if told is None else told * scale
+            p50 = rounds.ratio[i] * scale
+            p90 = max(p50, float(np.quantile(calls, 0.9)) if told is None else told * scale)
             found[architecture.id] = WholeLatency(
-                p50_ms=statistics.median(per_round),
+                p50_ms=p50,
                 p90_ms=p90,
                 interval=order_statistic_interval(per_round, 0.5),
                 p90_interval=(order_statistic_interval(calls, 0.9) if told is None else (p90, p90)),

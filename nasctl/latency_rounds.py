@@ -67,9 +67,9 @@ class Rounds:
     """The outcome of interleaved rounds over n items; times are in canaries, drift-corrected.
 
     Attributes:
-        ratio: per item, the median over rounds of its fastest calls.
-        rounds: per item, the median call of every round, in median calls of the canary.
-        calls: per item, every single call, in the same unit.
+        ratio: per item, the median over `rounds`.
+        rounds: per item, the fastest call of every round.
+        calls: per item, every single call, without the slowdown common to all items.
         p90: per item, the device's own p90 over rounds (median), None where it gave none.
         canary_ms: the canary's raw time in this session (a low quantile), the scale's origin.
         drift: raw speed of every visit relative to `canary_ms` (1.2: 20 % slower).
@@ -152,19 +152,22 @@ def _normalise(items: list[int], timings: list[Timing], reference: int) -> Round
     tails: list[list[float]] = [[] for _ in range(reference + 1)]
     for item, timing, speed in zip(items, timings, drift, strict=True):
         corrected = [ms / float(speed) for ms in timing.calls_ms]
-        rounds[item].append(statistics.median(corrected))
+        rounds[item].append(min(corrected))
         calls[item].extend(corrected)
         if timing.p90_ms is not None:
             tails[item].append(timing.p90_ms / float(speed))
-    # A median call of the canary is its unit, as its fastest one is for `ratio`: so both statistics
-    # are on one scale, and what slows every call a little is in neither.
-    unit = statistics.median(rounds[reference])
+    # By how much a middling call is slower than the fastest of a visit says how busy the machine
+    # is, not how slow a network is. It is taken from all items: the canary alone can flip between
+    # two modes, which moved whole sessions by 10 %.
+    common = statistics.median(
+        statistics.median(c) / float(v) for c, v in zip(calls, level, strict=True)
+    )
     canary_ms = float(np.quantile(values[ids == reference], CANARY_QUANTILE))
     return Rounds(
         ratio=tuple(float(v) for v in level[:reference]),
-        rounds=tuple(tuple(v / unit for v in values) for values in rounds[:reference]),
-        calls=tuple(tuple(v / unit for v in values) for values in calls[:reference]),
-        p90=tuple(statistics.median(v) / unit if v else None for v in tails[:reference]),
+        rounds=tuple(tuple(values) for values in rounds[:reference]),
+        calls=tuple(tuple(v / common for v in values) for values in calls[:reference]),
+        p90=tuple(statistics.median(v) if v else None for v in tails[:reference]),
         canary_ms=canary_ms,
         drift=tuple(float(v) / canary_ms for v in drift),
     )

@@ -28,8 +28,10 @@ class WholeLatency:
     """A whole network, measured.
 
     Attributes:
-        p50_ms: median over rounds of the median of a round's calls, drift-corrected.
-        p90_ms: 90th percentile of single calls, drift-corrected. MLPerf's single-stream figure is
+        p50_ms: the median on an undisturbed machine: over rounds, of the fastest call of a round,
+            drift-corrected. The same statistic as in the table.
+        p90_ms: 90th percentile of single calls, drift-corrected, without the slowdown that all
+            networks of the session had in common. MLPerf's single-stream figure is
             also a p90 but its run lasts at least 600 s: compare with care. `n` is at least the 64
             queries that its early-stopping rule needs (unless the budget was cut); a command
             reports its own.

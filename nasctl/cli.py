@@ -258,8 +258,8 @@ def sync(run: str) -> None:
     settings = tracking_settings(records.config["tracking"], records.directory.parent)
     result = synchronise(records, settings)
     if result.problem is not None:
-        raise EnvironmentProblemError(f"{settings.store_uri}: {result.problem}")
-    click.echo(f"{settings.store_uri}: {result.sent} changes sent, all is there")
+        raise EnvironmentProblemError(result.problem)
+    click.echo(f"{result.sent} changes sent, everything is there")
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from nasctl.space import SpaceSize, cost_range, measure_space
 from nasctl.trial import Work
 
 if TYPE_CHECKING:
-    from nasctl.schema import SearchConfig
+    from nasctl.config.schema import SearchConfig
 
 TIMED_NETWORKS = 5
 TIMED_STEPS = 6

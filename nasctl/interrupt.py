@@ -1,4 +1,4 @@
-"""Layer 3: Ctrl-C and SIGTERM. The first asks for a graceful stop, the second Ctrl-C ends at once."""
+"""Layer 3: Ctrl-C and SIGTERM: the first stops gracefully, a second Ctrl-C at once."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from nasctl.front import front_entries, near_front_entries
 from nasctl.latency import LatencyTable
 from nasctl.records import RunRecords, open_records
 from nasctl.report import write_report
-from nasctl.report_view import BlockRow, RunView
+from nasctl.report.view import BlockRow, RunView
 from nasctl.tracking import Tracker, TrackingSettings
 from search_spaces.blocks import BLOCKS
 

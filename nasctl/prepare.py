@@ -23,7 +23,7 @@ from nasctl.space import Family
 from nasctl.trial import EXACT_METRICS, Objectives
 
 if TYPE_CHECKING:
-    from nasctl.schema import SearchConfig
+    from nasctl.config.schema import SearchConfig
 
 Announce = Callable[[str], None]
 """Told in a few words what is being done."""

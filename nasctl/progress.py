@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from nasctl import report_text as text
 from nasctl.errors import ConfigError, unknown
 from nasctl.progress_board import Board, Ended, Running, result_text
+from nasctl.report import text
 from nasctl.terminal import front_picture, front_table, print_front
 from nasctl.trial import Evaluation, State, Trial
 

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from nasctl import report_text as text
+from nasctl.report import text
 from nasctl.trial import Evaluation, State, Trial
 
 _MOST_RECENT = 30

@@ -37,7 +37,7 @@ from nasctl.space import measure_space
 from nasctl.trial import Evaluation, Trial
 
 if TYPE_CHECKING:
-    from nasctl.schema import SearchConfig
+    from nasctl.config.schema import SearchConfig
 
 NEAR_FRONT_LIMIT = 24
 """How many networks are measured whole at the end, front members first."""

@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from nasctl import report_text as text
-from nasctl.report_view import (
+from nasctl.report import text
+from nasctl.report.view import (
     Point,
     RunView,
     charted,

@@ -22,9 +22,9 @@ from nasctl.config import (
     packaged_folder,
     resolved_yaml,
 )
+from nasctl.config.schema import GROUPS, SearchConfig, name_problem
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.recipe import Recipe
-from nasctl.schema import GROUPS, SearchConfig, name_problem
 from nasctl.trial import BUILTIN_METRICS, COST_METRICS
 
 BASED = "defaults: [search, _self_]\n"

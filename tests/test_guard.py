@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nasctl import guard
+from nasctl.config import guard
 from nasctl.errors import ConfigError
 
 

@@ -315,3 +315,62 @@ def test_only_dead_folders_are_removed(tmp_path: Path) -> None:
                 assert {n for n, f in folders.items() if f.exists()} == {"alive", "young"}
     finally:
         shutil.rmtree(place)
+
+
+# -- a cluster that is there already --------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A head node with one device, as `ray start` makes it; its token is in the environment."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    mark = secrets.token_hex(8)
+    command = "from ray.scripts.scripts import main; main()"
+    options = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--disable-usage-stats"]
+    options += ["--include-dashboard=false", '--resources={"phone": 1}']
+    with scratch_dir() as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-c", command, "start", *options, f"--temp-dir={folder}"],
+            env={**os.environ, MARK: mark},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, b"")
+        assert any(b"--block" in line for line in lines), "the head did not start"
+        yield f"127.0.0.1:{port}"
+        for pid in _marked(mark):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        _until(lambda: not _marked(mark), 15)
+
+
+def test_a_running_cluster_is_used_and_left_running(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = RayExecutor(workers=2, cpus=0.5, address=cluster)
+    engine = RecordingEngine(["fine", "raise", "fine"])
+    executor.run(engine, ScriptedJob(payload=DATA))
+    assert [o.kind.name for _, o in sorted(engine.outcomes.items())] == [
+        "COMPLETE",
+        "FAILED",
+        "COMPLETE",
+    ]
+    assert executor.run_exclusive(os.getpid, "phone") != os.getpid()
+    assert executor.run_exclusive(os.getpid) == os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        executor.run_exclusive(lambda: 1 // 0, "phone")
+    with pytest.raises(EnvironmentProblemError, match=r"no node .* offers .*'tablet'"):
+        executor.run_exclusive(os.getpid, "tablet")
+    greedy = RayExecutor(workers=1, gpus=1, address=cluster)
+    with pytest.raises(EnvironmentProblemError, match=r"executor.gpus: 1 asked for, Ray sees 0"):
+        greedy.run(RecordingEngine(["fine"]), ScriptedJob())
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with pytest.raises(EnvironmentProblemError, match=f"no connection to .*{cluster}") as caught:
+        executor.run(RecordingEngine(["fine"]), ScriptedJob())
+    assert "wrong RAY_AUTH_TOKEN" in str(caught.value)

@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 
-from nasctl import report
-from nasctl import report_text as text
 from nasctl.arch import Architecture, Opaque
 from nasctl.errors import EnvironmentProblemError
-from nasctl.report import RunView, render_html, write_report
-from nasctl.report_network import colours, drawing, settings, silhouette
-from nasctl.report_view import charted, median_error, points, primary, staircase, tabled
+from nasctl.report import RunView, render_html, text, write_report
+from nasctl.report import write as report
+from nasctl.report.network import colours, drawing, settings, silhouette
+from nasctl.report.view import charted, median_error, points, primary, staircase, tabled
 from nasctl.trial import State
 from search_spaces.blocks import BLOCKS
 

@@ -1,4 +1,4 @@
-"""What Hydra 1.3 and OmegaConf 2.3 do that `nasctl.compose` relies on or protects against."""
+"""What Hydra 1.3 and OmegaConf 2.3 do that `config.compose` relies on or protects against."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nasctl.tracking_mlflow import import_mlflow
+from nasctl.tracking.store import import_mlflow
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_folders_are_not_stores_any_more(mlflow, tmp_path: Path) -> None:
 def test_limits_are_what_we_cut_to(mlflow) -> None:
     from mlflow.utils import validation
 
-    from nasctl.tracking_text import KEY_LENGTH, TAG_LENGTH, VALUE_LENGTH
+    from nasctl.tracking.text import KEY_LENGTH, TAG_LENGTH, VALUE_LENGTH
 
     assert validation.MAX_ENTITY_KEY_LENGTH == KEY_LENGTH
     assert validation.MAX_PARAM_VAL_LENGTH == VALUE_LENGTH

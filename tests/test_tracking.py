@@ -28,9 +28,9 @@ from nasctl.tracking import (
     sync,
     ui_command,
 )
-from nasctl.tracking_project import explain
-from nasctl.tracking_text import redact, safe_name, safe_names, show_number
-from nasctl.tracking_view import Point, search_view, trial_view, view_run
+from nasctl.tracking.project import explain
+from nasctl.tracking.text import redact, safe_name, safe_names, show_number
+from nasctl.tracking.view import Point, search_view, trial_view, view_run
 from nasctl.trial import Evaluation, State
 
 HERE = Path(__file__).parent
@@ -587,7 +587,7 @@ class TestTracker:
             "settings": {"experiment": settings.experiment},
         }
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "nasctl.tracking_process"],
+            [sys.executable, "-P", "-m", "nasctl.tracking.outbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -16,6 +16,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ because Ray reads it once."""
 
 OBJECT_STORE_BYTES = 100 * 2**20  # beside the payload; Ray's minimum is 75 MiB
 CONNECT_S = 10.0
+CHECK_S = 5.0
+CONTINUE = "; every finished trial is kept, the same command continues"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -124,8 +127,16 @@ class RayExecutor:
                     f"latency device: no node of the cluster {self.address} offers the Ray "
                     f"resource {resource!r}"
                 )
-            remote = ray.remote(fn).options(num_cpus=0, resources={resource: 1})
-            result: T = ray.get(remote.remote())
+            from ray.exceptions import RayTaskError
+
+            def call() -> T:  # Ray takes nothing but plain functions
+                return fn()
+
+            remote = ray.remote(call).options(num_cpus=0, resources={resource: 1})
+            try:
+                result: T = ray.get(remote.remote())
+            except RayTaskError as error:
+                raise error.cause from None
             return result
 
     def _tune(self, flights: Flights, job: Job, folder: str) -> None:
@@ -139,7 +150,9 @@ class RayExecutor:
                 ray_tune.trainable(job),
                 name="trials",
                 search_alg=ray_tune.EngineSearcher(flights),
-                scheduler=ray_tune.EngineScheduler(flights, workers=self.workers),
+                scheduler=ray_tune.EngineScheduler(
+                    flights, workers=self.workers, check_cluster=self._cluster_check()
+                ),
                 stop=ray_tune.EngineStopper(flights),
                 num_samples=-1,
                 resources_per_trial={"cpu": self.cpus, "gpu": self.gpus},
@@ -150,8 +163,10 @@ class RayExecutor:
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,
             )
+        except _ClusterGoneError as error:
+            raise EnvironmentProblemError(f"{error}{CONTINUE}") from None
         except (RayError, tune.TuneError, RuntimeError, OSError) as error:
-            raise EnvironmentProblemError(f"Ray failed: {_last_line(error)}") from error
+            raise EnvironmentProblemError(f"Ray failed: {_last_line(error)}{CONTINUE}") from error
 
     @contextlib.contextmanager
     def _cluster(self, *, object_bytes: int) -> Iterator[str]:
@@ -206,12 +221,36 @@ class RayExecutor:
             return
         except Exception as error:  # whatever it is, the user's environment has to be mended
             where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
-            message = f"executor.address: no connection to {where}: {_last_line(error)}"
+            message = (
+                f"executor.address: no connection to {where}: {_last_line(error)} (something "
+                "answers there; wrong RAY_AUTH_TOKEN, or no Ray node on this machine?)"
+            )
             if self.address is None:
                 message = f"Ray does not start: {_last_line(error)}"
             raise EnvironmentProblemError(message) from error
         _install(handlers)
         self._check_resources(ray.cluster_resources())
+
+    def _cluster_check(self) -> Callable[[], None]:
+        """Raises once the cluster is gone; a driver that waits is ended by Ray after a minute."""
+        head = _host_port(self.address) if self.address is not None else None
+        node: Any = importlib.import_module("ray._private.worker")._global_node
+        due = time.monotonic() + CHECK_S
+        missed = 0
+
+        def check() -> None:
+            nonlocal due, missed
+            if head is None:
+                dead = [kind for kind, _ in node.dead_processes()]
+                if dead:
+                    raise _ClusterGoneError(f"Ray's {', '.join(dead)} died")
+            elif time.monotonic() > due:
+                missed = 0 if _answers(head, timeout_s=1.0) is None else missed + 1
+                due = time.monotonic() + CHECK_S
+                if missed == 3:
+                    raise _ClusterGoneError(f"executor.address: {self.address} does not answer")
+
+        return check
 
     def _check_resources(self, have: Mapping[str, float]) -> None:
         copies = self.workers if self.address is None else 1
@@ -223,6 +262,10 @@ class RayExecutor:
                 )
 
 
+class _ClusterGoneError(BaseException):
+    """Not an Exception: for those Tune cleans up first, which waits for the dead."""
+
+
 def _host_port(address: str) -> tuple[str, int] | None:
     host, colon, port = address.rpartition(":")
     if not colon or not host or "/" in host or not port.isdecimal() or int(port) > 65535:
@@ -230,16 +273,23 @@ def _host_port(address: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
+def _answers(target: tuple[str, int], *, timeout_s: float) -> OSError | None:
+    try:
+        socket.create_connection(target, timeout=timeout_s).close()
+    except OSError as error:
+        return error
+    return None
+
+
 def _check_reachable(address: str) -> None:
     """Ray itself would try for a minute, and say little."""
     target = _host_port(address)
     assert target is not None, "checked on construction"
-    try:
-        socket.create_connection(target, timeout=CONNECT_S).close()
-    except OSError as error:
+    error = _answers(target, timeout_s=CONNECT_S)
+    if error is not None:
         raise EnvironmentProblemError(
             f"executor.address: nothing answers at {address} ({error}); is the cluster running?"
-        ) from error
+        )
 
 
 def _buffer_bytes(payload: object) -> int:

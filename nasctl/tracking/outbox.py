@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from nasctl.tracking_mlflow import ProjectionState
-from nasctl.tracking_project import ProjectionResult, TrackingSettings, explain, project
+from nasctl.tracking.project import ProjectionResult, TrackingSettings, explain, project
+from nasctl.tracking.store import ProjectionState
 
 INTERVAL_S = 5.0
 """Least time between two projections."""
@@ -137,7 +137,7 @@ def _find(reference: str) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Entry point of `python -m nasctl.tracking_process`; the first line says what to do."""
+    """Entry point of `python -m nasctl.tracking.outbox`; the first line says what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     os.nice(19)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)

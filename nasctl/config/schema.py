@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nasctl.arch import Scalar
-from nasctl.consistency import Problem
+from nasctl.config.consistency import Problem
+from nasctl.config.guard import Key, shown
 from nasctl.errors import nearest, unknown
-from nasctl.guard import Key, shown
 from nasctl.recipe import Recipe
 from nasctl.trial import Direction
 

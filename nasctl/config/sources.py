@@ -1,7 +1,7 @@
 """Layer 5: which files Hydra gets to see, and how they are read.
 
 Every file, the user's and the packaged ones, reaches Hydra through a config source of ours that
-reads with `nasctl.guard`; what Hydra would act on by itself (its own settings, search paths,
+reads with `nasctl.config.guard`; what Hydra would act on by itself (its own settings, search paths,
 package headers, defaults) is checked first.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasctl import guard
+from nasctl.config import guard
+from nasctl.config.guard import GuardedFile, Key, shown
+from nasctl.config.schema import GROUPS, fields_at
 from nasctl.errors import ConfigError
-from nasctl.guard import GuardedFile, Key, shown
-from nasctl.schema import GROUPS, fields_at
 
 PRIMARY = "__primary__"
 _SCHEME = "nasctl"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasctl import guard
+from nasctl.config import guard
+from nasctl.config.guard import Key, shown
+from nasctl.config.schema import GROUPS
+from nasctl.config.sources import PRIMARY, Layer, Session, hydra_over
 from nasctl.errors import ConfigError, nearest, unknown
-from nasctl.guard import Key, shown
-from nasctl.schema import GROUPS
-from nasctl.sources import PRIMARY, Layer, Session, hydra_over
 
 _FAILURES_OF_HYDRA = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError)
 """What composing raises on odd input besides its own exceptions."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from nasctl.arch import canonical_json
-from nasctl.tracking_note import search_note
-from nasctl.tracking_text import (
+from nasctl.tracking.note import search_note
+from nasctl.tracking.text import (
     KEY_LENGTH,
     TAG_LENGTH,
     cut,

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
-from nasctl.tracking_text import TAG_LENGTH, cut, redact, show_number
+from nasctl.tracking.text import TAG_LENGTH, cut, redact, show_number
 from nasctl.trial import State, Trial
 
 if TYPE_CHECKING:
-    from nasctl.tracking_view import RunRecords
+    from nasctl.tracking.view import RunRecords
 
 _ROWS = 30
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nasctl import report_text as text
 from nasctl.arch import Architecture
-from nasctl.report_network import Colours, colours, drawing, extent, legend, silhouette
-from nasctl.report_sections import e
-from nasctl.report_view import BlockRow, Member, Point, RunView, direction, tabled
+from nasctl.report import text
+from nasctl.report.network import Colours, colours, drawing, extent, legend, silhouette
+from nasctl.report.sections import e
+from nasctl.report.view import BlockRow, Member, Point, RunView, direction, tabled
 
 
 @dataclass(frozen=True, kw_only=True)

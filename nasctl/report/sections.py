@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from nasctl import report_text as text
-from nasctl.report_view import Point, RunView, median_error
+from nasctl.report import text
+from nasctl.report.view import Point, RunView, median_error
 from nasctl.trial import State
 
 _MOST_FAILURES = 50

@@ -18,10 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nasctl.tracking_mlflow import ProjectionState
-from nasctl.tracking_project import ProjectionResult, TrackingSettings, project
-from nasctl.tracking_ui import UiCommand, ui_command
-from nasctl.tracking_view import RunRecords
+from nasctl.tracking.project import ProjectionResult, TrackingSettings, project
+from nasctl.tracking.store import ProjectionState
+from nasctl.tracking.ui import UiCommand, ui_command
+from nasctl.tracking.view import RunRecords
 
 __all__ = [
     "ProjectionResult",
@@ -148,7 +148,7 @@ class Tracker:
         try:
             self._process = subprocess.Popen(
                 # -P: a file of the user's folder must not pass for a library.
-                [sys.executable, "-P", "-m", "nasctl.tracking_process"],
+                [sys.executable, "-P", "-m", "nasctl.tracking.outbox"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from zlib import crc32
 
 from nasctl.arch import Architecture, Block, Opaque, Shape
-from nasctl.report_text import scalar, si, significant
-from nasctl.report_view import BlockRow
+from nasctl.report.text import scalar, si, significant
+from nasctl.report.view import BlockRow
 
 _KINDS = (  # the first word found in an op's name decides its colour; see report.css
     ("inverted", "inverted"),

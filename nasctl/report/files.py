@@ -7,9 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from nasctl import report_text as text
-from nasctl.report_html import headline
-from nasctl.report_view import (
+from nasctl.report import text
+from nasctl.report.page import headline
+from nasctl.report.view import (
     Point,
     RunView,
     charted,

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from nasctl.arch import canonical_json
 from nasctl.errors import ConfigError, nearest
-from nasctl.tracking_mlflow import GoneError, ProjectionState, Store, sqlite_path
-from nasctl.tracking_text import redact
-from nasctl.tracking_view import RunRecords, RunView, view_run
+from nasctl.tracking.store import GoneError, ProjectionState, Store, sqlite_path
+from nasctl.tracking.text import redact
+from nasctl.tracking.view import RunRecords, RunView, view_run
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _LIVE_ARTIFACT_BYTES = 1 << 20

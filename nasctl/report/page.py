@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nasctl import report_text as text
 from nasctl.arch import Architecture
-from nasctl.report_members import members_table
-from nasctl.report_sections import e, evidence, latency_table, search, setup
-from nasctl.report_view import Point, RunView, charted, direction, points, primary, tabled
+from nasctl.report import text
+from nasctl.report.members import members_table
+from nasctl.report.sections import e, evidence, latency_table, search, setup
+from nasctl.report.view import Point, RunView, charted, direction, points, primary, tabled
 
 _STATES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasctl import guard
+from nasctl.config import guard
+from nasctl.config.guard import Key, dotted, shown
 from nasctl.errors import ConfigError, EnvironmentProblemError, unknown
-from nasctl.guard import Key, dotted, shown
 
 if TYPE_CHECKING:
-    from nasctl.compose import Composed
-    from nasctl.schema import SearchConfig
+    from nasctl.config.compose import Composed
+    from nasctl.config.schema import SearchConfig
 
 _FREE_ON_RESUME = ("executor", "tracking", "output_dir")
 _INT_LIMIT = 2**63
@@ -68,7 +68,7 @@ def load_config(
             `file:line` or `command line` and the key.
     """
     del kind  # one kind so far
-    from nasctl.compose import compose
+    from nasctl.config.compose import compose
 
     path = _locate(config)
     composed = compose(path, packaged_folder(), overrides)
@@ -97,8 +97,8 @@ def load_config(
 
 def _check(data: Mapping[str, Any]) -> tuple[SearchConfig | None, list[tuple[Key, str]]]:
     """Types, ranges and contradictions."""
-    from nasctl.consistency import contradictions
-    from nasctl.schema import type_problems
+    from nasctl.config.consistency import contradictions
+    from nasctl.config.schema import type_problems
 
     checked, problems = type_problems(data)
     return checked, [*problems, *contradictions(data)]
@@ -137,7 +137,7 @@ def _locate(config: str) -> Path:
 
 def _require_all_sections(composed: Composed) -> None:
     """A file that does not start from `search` would fail with a dozen missing keys."""
-    from nasctl.schema import SearchConfig
+    from nasctl.config.schema import SearchConfig
 
     primary = composed.layers[0].file
     has_base = any(layer.prefix == () and layer.is_packaged for layer in composed.layers)
@@ -200,7 +200,7 @@ def _fill(text: str, key: Key, data: Mapping[str, Any], problems: list[tuple[Key
 
 
 def _look_up(name: str, data: Mapping[str, Any]) -> tuple[Any, str | None]:
-    from nasctl.compose import flat_keys
+    from nasctl.config.compose import flat_keys
 
     value: Any = data
     for part in name.split("."):

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from nasctl.tracking_charts import saved_view
-from nasctl.tracking_text import VIEW_KEY
-from nasctl.tracking_view import RunView
+from nasctl.tracking.charts import saved_view
+from nasctl.tracking.text import VIEW_KEY
+from nasctl.tracking.view import RunView
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from nasctl.config.guard import Key, shown
 from nasctl.errors import ConfigError, unknown
-from nasctl.guard import Key, shown
 from nasctl.latency_settings import LatencySettings
 from nasctl.trial import BUILTIN_METRICS, COST_METRICS
 

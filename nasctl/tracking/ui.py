@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from nasctl.tracking_mlflow import ENVIRONMENT, sqlite_path
-from nasctl.tracking_project import TrackingSettings
-from nasctl.tracking_text import VIEW_KEY
+from nasctl.tracking.project import TrackingSettings
+from nasctl.tracking.store import ENVIRONMENT, sqlite_path
+from nasctl.tracking.text import VIEW_KEY
 
 
 @dataclass(frozen=True, kw_only=True)

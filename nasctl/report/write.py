@@ -8,9 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from nasctl.errors import EnvironmentProblemError
-from nasctl.report_files import front_png, markdown, trials_csv
-from nasctl.report_html import page
-from nasctl.report_view import BlockCosts, BlockRow, Member, RunView
+from nasctl.report.files import front_png, markdown, trials_csv
+from nasctl.report.page import page
+from nasctl.report.view import BlockCosts, BlockRow, Member, RunView
 
 __all__ = [
     "BlockCosts",

@@ -1,0 +1,19 @@
+"""Layer 3: showing a run in MLflow: a projection of the ledger that never slows a search down."""
+
+from nasctl.tracking.project import ProjectionResult, TrackingSettings, project
+from nasctl.tracking.store import ProjectionState
+from nasctl.tracking.tracker import Tracker, sync
+from nasctl.tracking.ui import UiCommand, ui_command
+from nasctl.tracking.view import RunRecords
+
+__all__ = [
+    "ProjectionResult",
+    "ProjectionState",
+    "RunRecords",
+    "Tracker",
+    "TrackingSettings",
+    "UiCommand",
+    "project",
+    "sync",
+    "ui_command",
+]

@@ -84,7 +84,7 @@ def fit_correction(
     The interval is +- t(0.975, n - 2) x the root of the mean squared leave-one-out relative error
     (PRESS, in which the uncertainty of the coefficients is contained) plus SESSION squared: what
     a prediction is compared with is measured in another session, between which the median
-    network moved by 2 % against the canary (eleven sessions of twelve networks). Two degrees of
+    network moved by 2 % against the canary (21 sessions of twelve networks). Two degrees of
     freedom are what the shrunken fit spends. Within one session, over random choices of ten
     networks out of 100, the part without SESSION covered 94 to 95 % of the others.
 

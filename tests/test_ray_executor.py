@@ -22,6 +22,7 @@ import pytest
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.executors.attempt import Attempt
 from nasctl.executors.ray import RayExecutor
+from nasctl.executors.reaper import children, reaper
 from nasctl.executors.scratch import LONGEST, PREFIX, scratch_dir
 from nasctl.trial import OutcomeKind
 from tests.executor_jobs import RecordingEngine, ScriptedJob, work
@@ -297,6 +298,17 @@ def test_a_scratch_folder_is_private_short_and_temporary(tmp_path: Path) -> None
         scratch_dir([str(deep), "/nowhere"]),
     ):
         pass
+
+
+def test_a_reaper_leaves_the_living_alone() -> None:
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        with reaper([sleeper.pid]):
+            assert sleeper.pid in children(os.getpid())
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_only_dead_folders_are_removed(tmp_path: Path) -> None:

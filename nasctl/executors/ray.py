@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.executors.base import EngineLike, Job
+from nasctl.executors.reaper import children, reaper
 from nasctl.executors.scratch import scratch_dir
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ class RayExecutor:
             with _without(printer, "print_to_stdstream"):
                 try:
                     self._connect(folder, object_bytes)
-                    yield folder
+                    with reaper(_raylet_children()):
+                        yield folder
                 finally:
                     ray.shutdown()
 
@@ -271,6 +273,16 @@ def _host_port(address: str) -> tuple[str, int] | None:
     if not colon or not host or "/" in host or not port.isdecimal() or int(port) > 65535:
         return None
     return host.strip("[]"), int(port)
+
+
+def _raylet_children() -> list[int]:
+    """Ray's two agents, which stay for a minute after a driver that was killed.
+
+    They try to tell the dead head why they end; everything else goes within seconds.
+    """
+    node: Any = importlib.import_module("ray._private.worker")._global_node
+    infos = [] if node is None else node.all_processes.get("raylet", [])
+    return [child for info in infos for child in children(info.process.pid)]
 
 
 def _answers(target: tuple[str, int], *, timeout_s: float) -> OSError | None:

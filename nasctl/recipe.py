@@ -36,7 +36,7 @@ class Recipe:
 
     epochs: int = 3
     batch_size: int = 64
-    lr: float = 0.2
+    lr: float = 0.4
     schedule: Literal["onecycle", "cosine"] = "onecycle"
     warmup: float = 0.25
     momentum: float = 0.9
@@ -44,7 +44,7 @@ class Recipe:
     label_smoothing: float = 0.1
     grad_clip: float = 5.0
     pad_crop: int = 0
-    flip: bool = True
+    flip: bool = False
     amp: Literal["auto", "bf16", "off"] = "auto"
     channels_last: bool = True
     compile: bool = False

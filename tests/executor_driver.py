@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from nasctl.errors import EnvironmentProblemError
 from nasctl.executors.ray import RayExecutor
 from nasctl.trial import Work
 from tests.executor_jobs import RecordingEngine, ScriptedJob
@@ -35,7 +36,11 @@ def main() -> int:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    RayExecutor(workers=2, cpus=0.5).run(engine, ScriptedJob(folder=str(FOLDER)))
+    try:
+        RayExecutor(workers=2, cpus=0.5).run(engine, ScriptedJob(folder=str(FOLDER)))
+    except EnvironmentProblemError as error:
+        print(error)
+        code = error.exit_code
     lines = [f"{n} {a} {o.kind.name} {o.error}" for (n, a), o in sorted(engine.outcomes.items())]
     (FOLDER / "outcomes").write_text("\n".join(lines))
     return code

@@ -196,6 +196,20 @@ def test_sigterm_to_the_driver_alone_does_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "outcomes").read_text() == "0 1 RELEASED None\n1 1 RELEASED None"
 
 
+def test_a_cluster_that_dies_is_an_environment_problem_and_work_is_released(
+    tmp_path: Path,
+) -> None:
+    with _driver(tmp_path, "slow", "slow") as (process, mark):
+        (head,) = (
+            p for p in _marked(mark) if Path(f"/proc/{p}/exe").resolve().name == "gcs_server"
+        )
+        os.kill(head, signal.SIGKILL)
+        output, _ = process.communicate(timeout=50)
+    assert output.decode().startswith("Ray's gcs_server died; every finished trial is kept")
+    assert process.returncode == 4
+    assert (tmp_path / "outcomes").read_text() == "0 1 RELEASED None\n1 1 RELEASED None"
+
+
 def test_no_process_outlives_a_killed_driver_and_its_folder_goes_with_the_next_run(
     tmp_path: Path,
 ) -> None:

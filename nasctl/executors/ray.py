@@ -164,8 +164,6 @@ class RayExecutor:
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,
             )
-        except _ClusterGoneError as error:
-            raise EnvironmentProblemError(f"{error}{CONTINUE}") from None
         except (RayError, tune.TuneError, RuntimeError, OSError) as error:
             raise EnvironmentProblemError(f"Ray failed: {_last_line(error)}{CONTINUE}") from error
 
@@ -185,8 +183,12 @@ class RayExecutor:
             with _without(printer, "print_to_stdstream"):
                 try:
                     self._connect(folder, object_bytes)
-                    with reaper(_raylet_children()):
-                        yield folder
+                    with reaper(_raylet_children()) as reap:
+                        try:
+                            yield folder
+                        except _ClusterGoneError as error:
+                            reap()
+                            raise EnvironmentProblemError(f"{error}{CONTINUE}") from None
                 finally:
                     ray.shutdown()
 

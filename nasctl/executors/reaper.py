@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def reaper(pids: Sequence[int]) -> Iterator[None]:
+def reaper(pids: Sequence[int]) -> Iterator[Callable[[], None]]:
     """If this process dies inside the block, even by SIGKILL, the given ones are killed.
 
     A shell waits for the end of a pipe that only this process holds open. It has a session of
     its own, so that what hits our terminal's process group does not hit it.
+
+    Yields:
+        What kills them at once.
     """
     if not pids:
-        yield
+        yield lambda: None
         return
     script = 'read -r line || kill -9 "$@"'
     process = subprocess.Popen(
@@ -27,10 +30,15 @@ def reaper(pids: Sequence[int]) -> Iterator[None]:
         start_new_session=True,
         text=True,
     )
+
+    def reap() -> None:
+        process.communicate("")  # closes the pipe
+
     try:
-        yield
+        yield reap
     finally:
-        process.communicate("done\n")
+        if process.returncode is None:
+            process.communicate("done\n")
 
 
 def children(pid: int) -> list[int]:

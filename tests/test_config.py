@@ -298,6 +298,13 @@ class TestResume:
 
 
 class TestPackaged:
+    def test_the_default_latency_is_the_class(self) -> None:
+        from nasctl.config.schema import LatencyConfig
+        from nasctl.latency_settings import LatencySettings
+
+        given = LatencyConfig(name="table").model_dump(exclude={"name"})
+        assert LatencySettings(**given) == LatencySettings()
+
     def test_the_default_recipe_is_the_class(self) -> None:
         recipe = load(BASED).config.recipe
         assert recipe.to_recipe() == Recipe()

@@ -169,9 +169,9 @@ class LatencyConfig(_Section):
     timeout_s: Positive = 60.0
     calibration_networks: Annotated[int, Field(ge=5, le=1000)] = 10
     calls: Count = 4
-    rounds: Count = 40
+    rounds: Count = 100
     precision: Positive = 0.01
-    budget_s: Positive = 4.0
+    budget_s: Positive = 5.0
 
 
 class ExecutorConfig(_Section):

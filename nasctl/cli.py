@@ -157,9 +157,12 @@ def front(run: str, at: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(shown)
         return
-    from nasctl.terminal import print_front
+    from nasctl.terminal import front_table, print_front
 
-    print_front(shown, records.trials(), sys.stdout)
+    if at is not None:
+        click.echo(front_table(shown))
+    else:
+        print_front(shown, records.trials(), sys.stdout)
 
 
 def _budget(text: str) -> tuple[str, float]:
@@ -269,7 +272,7 @@ def configs() -> None:
 
     for found in list_configs():
         name = f"{found.group}={found.name}" if found.group else found.name
-        click.echo(f"{name:<24} {found.description}")
+        click.echo(f"{name:<24} {found.description}".rstrip())
 
 
 @cli.command()

@@ -9,6 +9,7 @@ Nothing heavy is imported before it is needed: `nasctl --help` does not load Hyd
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -337,15 +338,21 @@ class PackagedConfig:
 
 
 def list_configs() -> list[PackagedConfig]:
-    """Every packaged configuration with the first comment line of its file."""
+    """Every packaged configuration with the first sentence of its file's comment."""
     folder = packaged_folder()
     found = []
     for path in sorted(folder.rglob("*.yaml"), key=lambda p: (len(p.parts), p.parts)):
         group = "/".join(path.relative_to(folder).parent.parts) or None
-        first = path.read_text("utf-8").split("\n", 1)[0]
-        description = first.lstrip("# ").strip() if first.startswith("#") else ""
+        description = _first_sentence(path.read_text("utf-8"))
         found.append(PackagedConfig(name=path.stem, group=group, description=description))
     return found
+
+
+def _first_sentence(text: str) -> str:
+    """Of the comment at the top of a file."""
+    comment = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
+    sentence, stop, _ = " ".join(line[2:] for line in comment).partition(". ")
+    return sentence.removesuffix(":") + stop.strip()
 
 
 def init_dir(directory: str | Path) -> Path:

@@ -102,7 +102,7 @@ class Bench:
         timers = [self._prepare(empty_network(), EMPTY_SHAPE)]
         for done, (block, shape) in enumerate(missing.values()):
             if done % 25 == 0:
-                self._say(f"preparing {len(missing)} blocks for timing: {done}")
+                self._say(f"preparing blocks for timing {done}/{len(missing)}")
             timers.append(self._prepare(build_block(block, shape), shape))
         if choice in record.corrections:
             self._time(record, list(missing), [], timers, canary)
@@ -118,7 +118,7 @@ class Bench:
         networks = spread(candidates, sums, self._settings.calibration_networks)
         fresh = [a for a in networks if a.id not in record.networks]
         for done, architecture in enumerate(fresh):
-            self._say(f"preparing {len(fresh)} networks for calibration: {done}")
+            self._say(f"preparing networks for calibration {done}/{len(fresh)}")
             timers.append(self._prepare(build_network(architecture), architecture.input_shape))
         self._time(record, list(missing), fresh, timers, canary)
         record.corrections[choice] = _calibrate(record, networks)
@@ -136,7 +136,7 @@ class Bench:
 
         timers = []
         for done, architecture in enumerate(architectures):
-            self._say(f"preparing {len(architectures)} networks for timing: {done}")
+            self._say(f"preparing networks for timing {done}/{len(architectures)}")
             timers.append(self._prepare(build_network(architecture), architecture.input_shape))
         canary = self._prepare(canary_network(), CANARY_SHAPE)
         self._say(f"timing {len(architectures)} networks")

@@ -127,12 +127,55 @@ def test_learning_rate_schedules() -> None:
     assert rates[:26] == sorted(rates[:26])
     assert rates[25:] == sorted(rates[25:], reverse=True)
     assert 0 < rates[-1] < 0.001
+    assert rates[12] == pytest.approx(0.4 * (1 / 25 + 24 / 25 * 12 / 25)), "linear"
     cosine = dataclasses.replace(recipe, schedule="cosine")
     rates = [train.learning_rate(cosine, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.4)
     assert rates[50] == pytest.approx(0.2)
     everything = dataclasses.replace(recipe, warmup=1.0)
     assert train.learning_rate(everything, 99, 100) < 0.4
+
+
+def test_steps_are_those_of_nesterov_sgd_on_the_smoothed_loss(digits: Dataset) -> None:
+    """The same epoch by hand: v = m v + g, w -= lr (g + m v), Sutskever et al. 2013 as in torch."""
+    recipe = dataclasses.replace(
+        QUICK, epochs=1, label_smoothing=0.2, weight_decay=0.01, grad_clip=0.0, lr=0.05
+    )
+    ours, by_hand = (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2))
+    by_hand.load_state_dict(ours.state_dict())
+    (epoch,) = train.train(ours, digits, recipe, 3)
+    velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
+    data = augment.prepared(digits, (8, 8), recipe.pad_crop, CPU)
+    parts = augment.batches(
+        data, batch_size=32, flip=True, seed=3, epoch=0, channels_last=recipe.channels_last
+    )
+    losses = []
+    for step, (images, labels) in enumerate(parts):
+        log_p = by_hand(images).log_softmax(1)
+        true = log_p.gather(1, labels[:, None])[:, 0]
+        loss = -(0.8 * true + 0.2 * log_p.mean(1)).mean()
+        losses.append(float(loss.detach()))
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        rate = train.learning_rate(recipe, step, 1197 // 32)
+        with torch.no_grad():
+            for p, v, g in zip(by_hand.parameters(), velocity, gradients, strict=True):
+                g = g + (0.01 * p if p.ndim == 2 else 0)  # noqa: PLW2901 - as in the formula
+                v.mul_(0.9).add_(g)
+                p.sub_(rate * (g + 0.9 * v))
+    for a, b in zip(ours.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert epoch["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def test_validation_runs_in_evaluation_mode_without_gradients(digits: Dataset) -> None:
+    model = network()
+    seen = []
+    model.register_forward_pre_hook(
+        lambda m, inputs: seen.append((m[1].training, torch.is_grad_enabled(), len(inputs[0])))
+    )
+    list(train.train(model, digits, QUICK, 0))
+    steps = 1197 // 32
+    assert seen == ([(True, True, 32)] * steps + [(False, False, 300)]) * 2
 
 
 def test_weight_decay_spares_norms_and_biases(digits: Dataset) -> None:
@@ -419,6 +462,15 @@ def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_saving_again_replaces_the_file_instead_of_writing_into_it(tmp_path: Path) -> None:
+    path, link = tmp_path / "weights.safetensors", tmp_path / "link"
+    train.save_weights(path, network(), {"n": "1"})
+    link.hardlink_to(path)
+    train.save_weights(path, network(1), {"n": "2"})
+    assert train.load_weights(link, network()) == {"n": "1"}
+    assert train.load_weights(path, network()) == {"n": "2"}
+
+
 def test_bad_weights(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     with pytest.raises(EnvironmentProblemError, match="cannot read the weights"):
@@ -426,6 +478,10 @@ def test_bad_weights(tmp_path: Path) -> None:
     train.save_weights(path, network(), {})
     with pytest.raises(EnvironmentProblemError, match="has the weights of another network"):
         train.load_weights(path, nn.Sequential(nn.Linear(3, 3)))
+    longer = network()
+    longer.append(nn.Linear(10, 10))
+    with pytest.raises(EnvironmentProblemError, match="has the weights of another network"):
+        train.load_weights(path, longer)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(EnvironmentProblemError, match="cannot read the weights"):
         train.load_weights(path, network())

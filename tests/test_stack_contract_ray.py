@@ -13,7 +13,7 @@ import ray._private.node
 import ray._private.worker
 import ray._raylet
 from ray.exceptions import ActorDiedError
-from ray.tune.execution import tune_controller
+from ray.tune.execution import class_cache, tune_controller
 from ray.tune.experiment.trial import Trial
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
@@ -42,6 +42,13 @@ def test_names_that_are_used_although_private() -> None:
     assert hasattr(ray._private.worker, "_global_node")
     assert callable(ray._raylet.Config.initialize)
     assert callable(ray._raylet.AuthenticationTokenLoader.instance().reset_cache)
+
+
+def test_tune_gives_workers_nothing_but_what_they_inherit_on_one_machine() -> None:
+    assert class_cache.DEFAULT_ENV_VARS == {"PL_DISABLE_FORK": "1"}  # for PyTorch Lightning
+    source = inspect.getsource(class_cache._ActorClassCache.get)
+    assert "os.environ[env_var_to_propagate]" in source
+    assert "ray.remote(runtime_env=runtime_env)(trainable_cls)" in source
 
 
 def test_remarks_of_the_raylet_are_printed_by_a_function_that_is_looked_up_when_called() -> None:

@@ -7,17 +7,15 @@ Everything that Ray writes is disposable: it lives in a temporary folder that go
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import math
-import os
 import pickle
 import secrets
 import signal
 import socket
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +24,14 @@ from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.executors.base import EngineLike, Job
 from nasctl.executors.reaper import children, reaper
 from nasctl.executors.scratch import scratch_dir
+from nasctl.executors.surroundings import (
+    environ,
+    handlers_now,
+    install_handlers,
+    kept_handlers,
+    replaced,
+    silenced,
+)
 
 if TYPE_CHECKING:
     from nasctl.executors.ray_tune import Flights
@@ -55,7 +61,6 @@ OBJECT_STORE_BYTES = 100 * 2**20  # beside the payload; Ray's minimum is 75 MiB
 CONNECT_S = 10.0
 CHECK_S = 5.0
 CONTINUE = "; every finished trial is kept, the same command continues"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ class RayExecutor:
 
     def run(self, engine: EngineLike, job: Job) -> None:
         """See `Executor.run`. Takes a few seconds to start; handlers of signals stay in force."""
-        with _quiet(), self._cluster(object_bytes=_buffer_bytes(job.payload)) as folder:
+        with silenced("ray"), self._cluster(object_bytes=_buffer_bytes(job.payload)) as folder:
             if engine.stop_requested:
                 return
             from nasctl.executors.ray_tune import Flights
@@ -119,7 +124,7 @@ class RayExecutor:
         """See `Executor.run_exclusive`; on one machine always in this process."""
         if resource is None or self.address is None:
             return fn()
-        with _quiet(), self._cluster(object_bytes=0):
+        with silenced("ray"), self._cluster(object_bytes=0):
             import ray
 
             have = ray.cluster_resources().get(resource, 0)
@@ -147,23 +152,24 @@ class RayExecutor:
         from nasctl.executors import ray_tune
 
         try:
-            tune.run(
-                ray_tune.trainable(job),
-                name="trials",
-                search_alg=ray_tune.EngineSearcher(flights),
-                scheduler=ray_tune.EngineScheduler(
-                    flights, workers=self.workers, check_cluster=self._cluster_check()
-                ),
-                stop=ray_tune.EngineStopper(flights),
-                num_samples=-1,
-                resources_per_trial={"cpu": self.cpus, "gpu": self.gpus},
-                reuse_actors=True,
-                max_failures=0,
-                raise_on_failed_trial=False,
-                storage_path=folder,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                verbose=0,
-            )
+            with _inherited_environment() if self.address is None else contextlib.nullcontext():
+                tune.run(
+                    ray_tune.trainable(job),
+                    name="trials",
+                    search_alg=ray_tune.EngineSearcher(flights),
+                    scheduler=ray_tune.EngineScheduler(
+                        flights, workers=self.workers, check_cluster=self._cluster_check()
+                    ),
+                    stop=ray_tune.EngineStopper(flights),
+                    num_samples=-1,
+                    resources_per_trial={"cpu": self.cpus, "gpu": self.gpus},
+                    reuse_actors=True,
+                    max_failures=0,
+                    raise_on_failed_trial=False,
+                    storage_path=folder,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                    verbose=0,
+                )
         except (RayError, tune.TuneError, RuntimeError, OSError) as error:
             raise EnvironmentProblemError(f"Ray failed: {_last_line(error)}{CONTINUE}") from error
 
@@ -175,12 +181,12 @@ class RayExecutor:
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         else:
             _check_reachable(self.address)
-        with _environ(environment), scratch_dir() as folder, _signals():
+        with environ(environment, also=SET_BY_RAY), scratch_dir() as folder, kept_handlers():
             import ray
 
             # Prints the raylet's remarks on dead workers, in spite of log_to_driver=False.
             printer = importlib.import_module("ray._private.worker")
-            with _without(printer, "print_to_stdstream"):
+            with replaced(printer, print_to_stdstream=_nothing):
                 try:
                     self._connect(folder, object_bytes)
                     with reaper(_raylet_children()) as reap:
@@ -200,7 +206,7 @@ class RayExecutor:
         raylet.Config.initialize("")
         raylet.AuthenticationTokenLoader.instance().reset_cache()
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        handlers = {s: signal.getsignal(s) for s in SIGNALS}
+        handlers = handlers_now()
         try:
             if self.address is not None:
                 ray.init(address=self.address, **common)
@@ -209,7 +215,12 @@ class RayExecutor:
                 # include_dashboard=False) and the log monitor do nothing for us, but take
                 # seconds of both cores while the first trainings want to start.
                 node: Any = importlib.import_module("ray._private.node").Node
-                with _without(node, "start_monitor", "start_api_server", "start_log_monitor"):
+                with replaced(
+                    node,
+                    start_monitor=_nothing,
+                    start_api_server=_nothing,
+                    start_log_monitor=_nothing,
+                ):
                     ray.init(
                         address="local",
                         num_cpus=math.ceil(self.workers * self.cpus),
@@ -220,7 +231,7 @@ class RayExecutor:
                         **common,
                     )
         except SystemExit:  # SIGTERM met the handler that ray.init installs
-            _install(handlers)
+            install_handlers(handlers)
             signal.raise_signal(signal.SIGTERM)
             return
         except Exception as error:  # whatever it is, the user's environment has to be mended
@@ -232,7 +243,7 @@ class RayExecutor:
             if self.address is None:
                 message = f"Ray does not start: {_last_line(error)}"
             raise EnvironmentProblemError(message) from error
-        _install(handlers)
+        install_handlers(handlers)
         self._check_resources(ray.cluster_resources())
 
     def _cluster_check(self) -> Callable[[], None]:
@@ -319,64 +330,18 @@ def _last_line(error: BaseException) -> str:
     return (lines[-1] if lines else type(error).__name__)[:300]
 
 
-def _install(handlers: Mapping[signal.Signals, Any]) -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+def _inherited_environment() -> contextlib.AbstractContextManager[None]:
+    """Lets Tune's workers be the processes that Ray starts ahead.
+
+    Tune gives its workers environment variables, which they inherit on one machine anyway; for
+    their sake Ray would leave those processes idle and start others, seconds later.
+    """
+    import ray
+
+    cache: Any = importlib.import_module("ray.tune.execution.class_cache")._ActorClassCache
+    actor_class = functools.cache(ray.remote)
+    return replaced(cache, get=lambda _, trainable: actor_class(trainable))
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Ray and Tune install handlers of their own: the ones before come back."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        _install(handlers)
-
-
-@contextlib.contextmanager
-def _environ(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in (*values, *SET_BY_RAY)}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Ray off the user's terminal; what matters comes back as an exception."""
-    logger = logging.getLogger("ray")
-    level, disabled = logger.level, logger.disabled
-    logger.disabled = True
-    logger.setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"ray(\.|$)")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-            logger.disabled = disabled
-
-
-@contextlib.contextmanager
-def _without(owner: Any, *names: str) -> Iterator[None]:
-    """Turns functions of Ray that it offers no option for into nothing."""
-    originals = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
-
-    def nothing(*args: object, **kwargs: object) -> None:
-        del args, kwargs
-
-    for name in originals:
-        setattr(owner, name, nothing)
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(owner, name, original)
+def _nothing(*args: object, **kwargs: object) -> None:
+    del args, kwargs

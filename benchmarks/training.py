@@ -5,7 +5,7 @@ a Dataset that turns each image into a normalised tensor, mirrors and crops it; 
 schedule, clipping and loss. The two loops take turns; a figure is the median over the turns, with
 the lowest and highest in brackets. One thread each.
 
-    python benchmarks/training.py [--turns 7] [--images 2560]
+    python benchmarks/training.py [--turns 7] [--images 2560] [--amp auto|off|bf16]
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--images", type=int, default=2560, help="per epoch")
+    parser.add_argument("--amp", choices=("auto", "off", "bf16"), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     full = load_dataset("fashion_mnist_12k", {})
@@ -147,9 +148,9 @@ def main() -> None:
         val_labels=full.val_labels[:10],
         num_classes=10,
     )
-    recipe = Recipe(epochs=1)
-    bf16 = precision.bf16_pays(torch.device("cpu"))
-    print(f"torch {torch.__version__}, amp auto = {'bf16' if bf16 else 'float32'}, 1 thread,")
+    recipe = Recipe(epochs=1, amp=arguments.amp)
+    auto = "bf16" if precision.bf16_pays(torch.device("cpu")) else "off"
+    print(f"torch {torch.__version__}, amp {recipe.amp} (auto is {auto} here), 1 thread,")
     print(f"n = {arguments.turns} turns of {arguments.images} images, batch {recipe.batch_size}\n")
     print(f"{'images/s/core':26} {'usual':>24} {'nasctl':>24}   ratio")
     for name, architecture in networks().items():

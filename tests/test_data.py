@@ -225,6 +225,12 @@ def cut(path: Path) -> None:
     ("damage", "message"),
     [
         (lambda f: cut(f / "train-images-idx3-ubyte"), "is damaged: 1193 bytes of values"),
+        (
+            lambda f: (f / "t10k-labels-idx1-ubyte").write_bytes(
+                idx(np.zeros(20, np.uint8)) + b"more"
+            ),
+            "is damaged: 24 bytes of values",
+        ),
         (lambda f: cut(f / "train-labels-idx1-ubyte.gz"), "cannot read"),
         (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(b"no gzip"), "cannot read"),
         (lambda f: (f / "train-images-idx3-ubyte").write_bytes(b"\0\0\x0d\3"), "not an IDX file"),

@@ -120,6 +120,9 @@ class ScriptedJob:
         for epoch in range(1, work.epochs + 1):
             if epoch == 2:
                 _misbehave(behaviour, work.attempt)
+            if behaviour == "meet" and self.folder is not None:  # with the other of its pair
+                while not Path(self.folder, f"{work.number ^ 1}.1").exists():
+                    time.sleep(0.02)
             yield (
                 {"accuracy": 0.25 * epoch, **self._facts()}
                 if behaviour != "nan"

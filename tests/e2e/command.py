@@ -22,7 +22,7 @@ defaults: [search, _self_, override data: digits]
 name: digits
 trials: 6
 objectives: {accuracy: max, latency_ms: min, params: min}
-recipe: {epochs: 2, batch_size: 64, pad_crop: 1, flip: false, lr: 0.05}
+recipe: {epochs: 2, batch_size: 32, lr: 0.3}
 search: {window: 2}
 space:
   options:

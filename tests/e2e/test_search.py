@@ -138,7 +138,10 @@ def test_a_signal_stops_gracefully_and_the_same_command_continues(
     process = desk.start(*arguments, TOY_SECONDS="0.7")
     desk.wait_for("toy", process, lambda trials: completed(trials) >= 2)
     began = time.monotonic()
-    os.killpg(process.pid, number)  # as a terminal does: the workers get it too
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: the workers get it too
+    else:
+        os.kill(process.pid, number)  # as `docker stop` and `kill` do
     out, err = process.communicate(timeout=30)
     assert process.returncode == code, err
     assert time.monotonic() - began < 20

@@ -5,6 +5,7 @@ Only click is imported here at start-up; each command imports what it needs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -106,7 +107,8 @@ def _search(
         publish=publish,
     )
     try:
-        with display:
+        # stdout carries results: what plugins print while they work goes to stderr.
+        with display, contextlib.redirect_stdout(sys.stderr):
             return run_search(request)
     except InterruptedSearchError:
         records = RunRecords(Path(config.output_dir) / config.name)
@@ -146,7 +148,8 @@ def _show_places(records: RunRecords) -> None:
 
 @cli.command()
 @click.argument("run")
-@click.option("--at", metavar="METRIC=VALUE", help="Only the best member within a budget.")
+@click.option("--at", metavar="METRIC=VALUE",
+              help="Only the best member: at most that cost, at least that accuracy.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def front(run: str, at: str | None, as_json: bool) -> None:
     """Show the Pareto front of RUN, a table and a picture; also while it runs."""
@@ -176,12 +179,14 @@ def _budget(text: str) -> tuple[str, float]:
 
 
 def best_within(front: Mapping[str, Any], metric: str, bound: float) -> Mapping[str, Any]:
-    """The member with the best first objective among those within a budget.
+    """The best member within a budget.
+
+    Best is the first objective; if that is the bounded one, the second.
 
     Args:
         front: the object of front.json.
-        metric: a metric to minimise; measured latency counts where there is one.
-        bound: its largest allowed value.
+        metric: any metric; measured latency counts where there is one.
+        bound: its largest allowed value; of an objective to maximise, the smallest.
 
     Raises:
         ConfigError: no member has that metric.
@@ -198,15 +203,17 @@ def best_within(front: Mapping[str, Any], metric: str, bound: float) -> Mapping[
         metrics = member["metrics"]
         return float(metrics.get(f"{metric}_measured", metrics.get(metric, float("inf"))))
 
-    within = [m for m in members if value(m) <= bound]
+    objectives = front["objectives"]
+    is_floor = objectives.get(metric) == "max"
+    within = [m for m in members if (value(m) >= bound if is_floor else value(m) <= bound)]
     if not within:
-        closest = min(members, key=value)
+        closest = (max if is_floor else min)(members, key=value)
         raise NothingFeasibleError(
             f"--at {metric}={bound:g}: no member of the front is within it; the closest is "
             f"{closest['arch_id']} with {metric} {value(closest):.6g}"
         )
-    first, direction = next(iter(front["objectives"].items()))
-    return (max if direction == "max" else min)(within, key=lambda m: m["metrics"][first])
+    first = next((m for m in objectives if m != metric), metric)
+    return (max if objectives[first] == "max" else min)(within, key=lambda m: m["metrics"][first])
 
 
 @cli.command()
@@ -229,8 +236,9 @@ def ui(run: str, port: int | None) -> None:
     """Open the MLflow UI on the store of RUN (or of a folder with runs)."""
     import subprocess
 
+    from nasctl.errors import EnvironmentProblemError
     from nasctl.outputs import tracking_settings
-    from nasctl.tracking import ui_command
+    from nasctl.tracking import answers, ui_command
 
     directory = Path(run)
     if (directory / "mlflow.db").is_file():
@@ -238,14 +246,24 @@ def ui(run: str, port: int | None) -> None:
     else:
         records = _open(run)
         settings = tracking_settings(records.config["tracking"], records.directory.parent)
+    if settings.uri is None and not (settings.output_dir / "mlflow.db").is_file():
+        raise EnvironmentProblemError(
+            f"{settings.output_dir}: no MLflow store here yet; nasctl sync {run} makes it"
+        )
     command = ui_command(settings, port=port)
-    click.echo(command.url)
     if command.argv is None:
+        click.echo(command.url)
         return
-    _say("Ctrl-C stops it")
+    _say("starting the MLflow server ...")
+    server = subprocess.Popen(command.argv, env=command.env)
     try:
-        raise SystemExit(subprocess.run(command.argv, env=command.env, check=False).returncode)
+        if answers(command.url, alive=lambda: server.poll() is None):
+            click.echo(command.url)
+            _say("Ctrl-C stops it")
+        raise SystemExit(server.wait())
     except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
         raise SystemExit(130) from None
 
 

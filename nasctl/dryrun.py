@@ -81,10 +81,13 @@ class Outlook:
         lines += [f"  {k:<15} {low:>12,.6g} .. {high:,.6g}" for k, (low, high) in
                   self.cost_range.items()]  # fmt: skip
         lines.append(f"within constraints {self.feasible} of {self.sampled}")
+        if not self.feasible:
+            lines.append("WARNING: none of them satisfies the constraints; loosen them")
         if self.trial_seconds is not None and self.total_seconds is not None:
             lines.append(
                 f"time              about {self.total_seconds / 60:.1f} min for {self.trials} "
-                f"trials of about {self.trial_seconds:.0f} s on {self.workers} workers"
+                f"trials of about {self.trial_seconds:.0f} s on {self.workers} workers, "
+                "and half a minute around them"
             )
         return "\n".join(lines)
 

@@ -113,7 +113,7 @@ def _explained(path: Path) -> Iterator[None]:
         if "full" in text or "I/O" in text:
             hint = "; free some space and run the same command again, nothing finished is lost"
         elif "malformed" in text or "not a database" in text:
-            hint = "; the file was left untouched, restore a copy or start anew with --fresh"
+            hint = "; the file was left untouched, restore a copy, or search anew with --fresh"
         raise EnvironmentProblemError(f"{path}: {text}{hint}") from error
 
 
@@ -170,10 +170,15 @@ class Ledger:
 
     def _check_version(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            raise EnvironmentProblemError(
+                f"{self.path}: there is nothing in it: its search has not begun, or was cut short "
+                "at once; run the search"
+            )
         if version != SCHEMA_VERSION:
             raise EnvironmentProblemError(
                 f"{self.path}: ledger version {version}, this nasctl reads version "
-                f"{SCHEMA_VERSION}; use the nasctl that wrote it, or --fresh"
+                f"{SCHEMA_VERSION}; use the nasctl that wrote it"
             )
 
     def close(self) -> None:

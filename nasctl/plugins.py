@@ -68,13 +68,20 @@ def load_plugins(modules: Iterable[str]) -> Registry:
     if names and str(Path.cwd()) not in sys.path[:1]:
         sys.path.insert(0, str(Path.cwd()))
     for name in names:
+        if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+            guess = name.removesuffix(".py").strip("./").replace("/", ".")
+            raise ConfigError(f"--plugin {name}: give the name of a module: --plugin {guess}")
         try:
             module = importlib.import_module(name)
         except Exception as error:
             raise ConfigError(
                 f"--plugin {name}: cannot be imported: {type(error).__name__}: {error}"
             ) from error
-        found = [kind for kind in _KINDS if isinstance(getattr(module, kind, None), dict)]
+        wrong = [k for k in _KINDS if not isinstance(getattr(module, k, {}), dict)]
+        if wrong:
+            given = type(getattr(module, wrong[0])).__name__
+            raise ConfigError(f"--plugin {name}: {wrong[0]} is a {given}, expected a dict")
+        found = [kind for kind in _KINDS if hasattr(module, kind)]
         if not found:
             raise ConfigError(
                 f"--plugin {name}: defines none of the dicts {', '.join(_KINDS)}{_slip(module)}"

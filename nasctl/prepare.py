@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -77,13 +78,21 @@ def load_problem(config: SearchConfig, registry: Registry) -> Problem:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    extras: dict[str, Any] = {}
-    if config.evaluator == "train":
-        factory = registry.datasets[config.data.name]
-        dataset = call_factory(factory, config.data.options, key="data")
-        extras = {"input_shape": dataset.input_shape, "num_classes": dataset.num_classes}
     options = dict(config.space.options)
     factory = registry.families[config.space.family]
+    extras: dict[str, Any] = {}
+    # A family that needs the shape of images takes it from the data, whoever evaluates.
+    required = inspect.signature(factory).parameters.get("input_shape")
+    needs_shape = (
+        required is not None
+        and required.default is inspect.Parameter.empty
+        and "input_shape" not in options
+    )
+    if config.evaluator == "train" or needs_shape:
+        load = registry.lookup("datasets", "data.name", config.data.name)
+        loaded = call_factory(load, config.data.options, key="data")
+        extras = {"input_shape": loaded.input_shape, "num_classes": loaded.num_classes}
+        dataset = loaded if config.evaluator == "train" else None
     try:
         family = call_factory(factory, options, key="space.options", extras=extras)
     except SpecError as error:

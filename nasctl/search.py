@@ -322,7 +322,9 @@ class _Search:
             if status == "FINISHED":
                 self._display.phase("writing the report")
             self._request.publish(records)
-        if not tracking.close(20.0 if status == "FINISHED" else 3.0):
+        # An interrupted search sends the rest when it is continued: no word about it now.
+        sent = tracking.close(20.0 if status == "FINISHED" else 3.0)
+        if not sent and status != "INTERRUPTED":
             self._display.warning(
                 f"not everything reached the tracking store; later: nasctl sync {self._directory}"
             )

@@ -297,6 +297,22 @@ class TestResume:
         assert config_diff({"a": 1}, {"a": True}) == ["a: 1 -> True"]
 
 
+def packaged(*overrides: str) -> LoadedConfig:
+    return load_config("mbv2_space", overrides)
+
+
+class TestListsForMappings:
+    def test_a_list_of_choices_replaces_choices_with_a_scope(self) -> None:
+        options = packaged("space.options.kernel_size=[3,5,7]").config.space.options
+        assert options["kernel_size"] == [3, 5, 7]
+        options = packaged("space.options.stages.1.depth=[2,3]", "trials=3").config.space.options
+        assert options["stages"][1]["depth"] == [2, 3]
+
+    def test_a_bad_value_is_blamed_on_the_command_line(self) -> None:
+        with pytest.raises(ConfigError, match=r"^command line: trials: expected a whole number"):
+            packaged("trials=abc")
+
+
 class TestPackaged:
     def test_the_default_latency_is_the_class(self) -> None:
         from nasctl.config.schema import LatencyConfig

@@ -145,6 +145,9 @@ def test_missing_damaged_and_newer_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblemError, match=r"not a database.*left untouched"):
         Ledger(garbage, {})
     assert garbage.read_bytes() == before
+    (tmp_path / "empty.sqlite").touch()
+    with pytest.raises(EnvironmentProblemError, match="there is nothing in it"):
+        Ledger(tmp_path / "empty.sqlite", {}, readonly=True)
     newer = tmp_path / "newer.sqlite"
     Ledger(newer, {}).close()
     with sqlite3.connect(newer) as db:

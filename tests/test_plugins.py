@@ -46,6 +46,7 @@ def test_a_name_that_does_not_exist_is_answered_with_the_nearest() -> None:
         ("plugin_empty", "x = 1", "defines none of the dicts BLOCKS, FAMILIES"),
         ("plugin_slip", "EVALUATOR = {}", "did you mean 'EVALUATORS'"),
         ("plugin_twice", "FAMILIES = {'staged': print}", r"FAMILIES\['staged'\] exists already"),
+        ("plugin_list", "EVALUATORS = ['a']", "EVALUATORS is a list, expected a dict"),
         ("plugin_train", "EVALUATORS = {'train': print}", r"EVALUATORS\['train'\] exists already"),
     ],
 )
@@ -60,6 +61,12 @@ def test_a_wrong_module_is_one_line(
 def test_a_missing_module_is_one_line() -> None:
     with pytest.raises(ConfigError, match="--plugin no_such_module: cannot be imported"):
         load_plugins(["no_such_module"])
+
+
+@pytest.mark.parametrize("name", ["plug.py", "./plug.py", "./plug"])
+def test_a_file_is_answered_with_the_name_of_its_module(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"give the name of a module: --plugin plug$"):
+        load_plugins([name])
 
 
 def test_options_are_checked_against_the_signature() -> None:

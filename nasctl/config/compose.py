@@ -84,6 +84,31 @@ def _without_bad_overrides(session: Session, overrides: Sequence[str]) -> Compos
 
 
 def _run_hydra(overrides: Sequence[_Override]) -> dict[str, Any]:
+    """The composed mapping, with a list in the place of a mapping where an override says so
+    (`kernel_size=[3,5]` for `{choices: ...}`), which OmegaConf refuses to merge."""
+    lists = [o for o in overrides if isinstance(o.value, list)]
+    if not lists:
+        return _compose(overrides)
+    data = _compose([o for o in overrides if o not in lists])
+    replacing = [o for o in lists if isinstance(_parent(data, o.key).get(o.key[-1]), dict)]
+    if len(replacing) < len(lists):
+        data = _compose([o for o in overrides if o not in replacing])
+    for override in replacing:
+        _parent(data, override.key)[override.key[-1]] = override.value
+    return data
+
+
+def _parent(data: Any, key: Key) -> dict[str, Any]:
+    """The mapping that holds `key`; an empty one where there is none."""
+    for part in key[:-1]:
+        if isinstance(data, list) and part.isdigit() and int(part) < len(data):
+            data = data[int(part)]
+        else:
+            data = data.get(part) if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _compose(overrides: Sequence[_Override]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf
 

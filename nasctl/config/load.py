@@ -275,7 +275,9 @@ def _notes(config: SearchConfig) -> Iterator[str]:
 
 def _where(key: Key, composed: Composed) -> str:
     """`file:line` of what set the key or the section around it, or `command line`."""
-    groups = {k for k in composed.applied if len(k) == 1 and key[:1] == k}
+    from nasctl.config.schema import GROUPS
+
+    groups = {k for k in composed.applied if len(k) == 1 and k[0] in GROUPS and key[:1] == k}
     if any(key[: len(k)] == k or k[: len(key)] == key for k in composed.applied.keys() - groups):
         return "command line"
     best, place = (False, 0), composed.layers[0].file.path

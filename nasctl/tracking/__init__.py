@@ -3,7 +3,7 @@
 from nasctl.tracking.project import ProjectionResult, TrackingSettings, project
 from nasctl.tracking.store import ProjectionState
 from nasctl.tracking.tracker import Tracker, sync
-from nasctl.tracking.ui import UiCommand, ui_command
+from nasctl.tracking.ui import UiCommand, answers, ui_command
 from nasctl.tracking.view import RunRecords
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Tracker",
     "TrackingSettings",
     "UiCommand",
+    "answers",
     "project",
     "sync",
     "ui_command",

@@ -133,8 +133,6 @@ class Tracker:
         finally:
             if process is not None:
                 _end(process)
-        if not self._complete and not self._warned:
-            self._warn(f"MLflow did not take everything within {flush_seconds:g} s")
         return self._complete
 
     # -- the process --------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import os
 import socket
 import sqlite3
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -80,3 +82,16 @@ def _free_port(preferred: int) -> int:
                 probe.bind(("127.0.0.1", port))
                 return int(probe.getsockname()[1])
     raise OSError("no free port")
+
+
+def answers(url: str, *, alive: Callable[[], bool]) -> bool:
+    """Waits until something listens where `url` points, as long as `alive()`; whether it does."""
+    parts = urlsplit(url)
+    while alive():
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 80), timeout=1),
+        ):
+            return True
+        time.sleep(0.2)
+    return False

@@ -71,7 +71,11 @@ def moody(architecture, *, budget, seed):
         yield {"accuracy": float("nan") if depth == 2 else 0.1 * depth}
 
 FAMILIES = {"toy": family}
-EVALUATORS = {"formula": formula, "moody": moody}
+def noisy(architecture, *, budget, seed):
+    print("nothing that belongs on stdout")
+    return {"accuracy": 0.5}
+
+EVALUATORS = {"formula": formula, "moody": moody, "noisy": noisy}
 '''
 
 TOY = """\

@@ -36,6 +36,7 @@ def check_front(front: Any, trials: int) -> None:
         assert metrics["latency_ms_measured"] > 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's client and SQLAlchemy's
 def test_a_search_from_yaml_to_front_report_and_mlflow(desk: Desk) -> None:
     out, err = desk.run("search", "digits.yaml", "--json")
     run = desk.folder / "runs" / "digits"
@@ -193,6 +194,15 @@ def test_a_diverging_training_fails_with_its_reason(desk: Desk) -> None:
     assert all("loss" in (t.error or "") for t in desk.trials("digits"))
 
 
+def test_an_evaluator_on_a_staged_space_that_prints(desk: Desk) -> None:
+    front = desk.json(
+        "search", "digits.yaml", "--plugin", "toy_table", "evaluator=noisy", "executor=inline",
+        "tracking=none", "latency=none", "trials=3",
+    )  # fmt: skip
+    assert front["trials"]["COMPLETE"] == 3
+    assert all(m["architecture"]["input_shape"] == [1, 8, 8] for m in front["members"])
+
+
 def test_constraints_and_exhaustion(desk: Desk) -> None:
     front = desk.json(*TOY, "executor=inline", "constraints.params=11", "trials=50")
     assert front["trials"]["COMPLETE"] == 10
@@ -213,7 +223,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(desk: Desk) -> None
     assert outlook["seconds"] > 0
     out, _ = desk.run("search", "digits.yaml", "--dry-run")
     assert "distinct networks" in out
-    assert "batch_size: 64" in out
+    assert "batch_size: 32" in out
     assert not (desk.folder / "runs").exists()
 
 
@@ -229,6 +239,13 @@ def test_front_and_report_of_a_run(desk: Desk) -> None:
     assert "did you mean 'latency_ms'" in err
     _, err = desk.run("front", "runs/toy", "--at", "latency_ms=0.5", code=3)
     assert "the closest is" in err
+    (best,) = desk.json("front", "runs/toy", "--at", "accuracy=0.6")["members"]
+    assert best["metrics"]["accuracy"] == pytest.approx(0.62)  # the fastest that is good enough
+    assert best["metrics"]["latency_ms"] == 2
+    _, err = desk.run("front", "runs/toy", "--at", "accuracy=0.99", code=3)
+    assert "the closest is" in err
+    _, err = desk.run("ui", "runs/toy", code=4)
+    assert "no MLflow store here yet; nasctl sync runs/toy" in err
     out, _ = desk.run("report", "runs/toy", "-o", "elsewhere/r.html")
     assert Path(out.splitlines()[0]) == Path("elsewhere/r.html")
     assert (desk.folder / "elsewhere" / "r.html").exists()

@@ -255,7 +255,7 @@ def ui(run: str, port: int | None) -> None:
         click.echo(command.url)
         return
     _say("starting the MLflow server ...")
-    server = subprocess.Popen(command.argv, env=command.env)
+    server = subprocess.Popen(command.argv, env=command.env, stdout=sys.stderr)
     try:
         if answers(command.url, alive=lambda: server.poll() is None):
             click.echo(command.url)

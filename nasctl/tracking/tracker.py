@@ -1,6 +1,5 @@
-"""Layer 3: showing a run in MLflow. A projection of the ledger that never slows a search down.
+"""Layer 3: when a run is projected: `Tracker` beside its search, `sync` in the foreground.
 
-`Tracker` runs it beside a search, `sync` replays it in the foreground, `ui_command` opens it.
 Everything is found again by tags, so each of them may be run at any time, any number of times.
 """
 
@@ -20,20 +19,7 @@ from typing import Any
 
 from nasctl.tracking.project import ProjectionResult, TrackingSettings, project
 from nasctl.tracking.store import ProjectionState
-from nasctl.tracking.ui import UiCommand, ui_command
 from nasctl.tracking.view import RunRecords
-
-__all__ = [
-    "ProjectionResult",
-    "ProjectionState",
-    "RunRecords",
-    "Tracker",
-    "TrackingSettings",
-    "UiCommand",
-    "project",
-    "sync",
-    "ui_command",
-]
 
 RESTART_S = 30.0
 """Least time between two starts of the outbox process."""

@@ -97,6 +97,9 @@ def load_problem(config: SearchConfig, registry: Registry) -> Problem:
         family = call_factory(factory, options, key="space.options", extras=extras)
     except SpecError as error:
         raise ConfigError([f"space.options: {p}" for p in error.problems]) from error
+    except ConfigError as error:  # a family names its own options; users need the whole key
+        whole = [p if p.startswith("space.") else f"space.options.{p}" for p in error.problems]
+        raise ConfigError(whole) from error
     return Problem(
         family=family,
         family_name=config.space.family,

@@ -9,15 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import math
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType, UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nasctl.errors import SpecError, unknown
+from nasctl.fields import as_tuples, canonical_json, field_types, fits, normal_number, type_problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,61 +26,8 @@ Shape = tuple[int, ...]
 
 Scalar = str | int | float | bool
 
-
-def normal_number(value: object) -> object:
-    """6.0 and 6 are one number: integral floats become int, tuples are normalised inside."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list | tuple):
-        return tuple(normal_number(v) for v in value)
-    return value
-
-
-def canonical_json(value: object) -> str:
-    """The one written form of a value: sorted keys, no spaces, no NaN.
-
-    Raises:
-        ValueError: for NaN or infinities, which JSON does not have.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-_FIELD_TYPES: dict[type, dict[str, tuple[Any, ...]]] = {}
-
-
-def _field_types(cls: Any) -> dict[str, tuple[Any, ...]]:
-    """For each field the alternatives of its type: `int | None` gives (int, NoneType)."""
-    if cls not in _FIELD_TYPES:
-        hints = typing.get_type_hints(cls)
-        kinds = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-        unions = {n for n, k in kinds.items() if typing.get_origin(k) in (Union, UnionType)}
-        _FIELD_TYPES[cls] = {
-            n: typing.get_args(k) if n in unions else (k,) for n, k in kinds.items()
-        }
-    return _FIELD_TYPES[cls]
-
-
-def _fits(value: object, kind: Any) -> bool:
-    origin, items = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return any(value == v and type(value) is type(v) for v in items)
-    if origin is tuple:
-        if not isinstance(value, tuple) or (Ellipsis not in items and len(items) != len(value)):
-            return False
-        kinds = items[:1] * len(value) if Ellipsis in items else items
-        return all(_fits(v, k) for v, k in zip(value, kinds, strict=True))
-    if isinstance(value, bool):  # bool is an int to Python, not to people
-        return kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, kind)
-
-
-def _type_problem(name: str, value: object, types: tuple[Any, ...]) -> str | None:
-    if any(_fits(value, kind) for kind in types):
-        return None
-    wanted = " or ".join(t.__name__ if type(t) is type else str(t) for t in types)
-    return f"{name}: expected {wanted}, got {value!r}"
+DEFAULT_INIT = "he_normal"
+"""Of the weights of an architecture that does not say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +43,19 @@ class Block:
     """
 
     op: ClassVar[str]
+    training_only: ClassVar[bool] = False
+    """Whether it is the identity in the network that is deployed (an auxiliary classifier)."""
 
     def __post_init__(self) -> None:
         problems = []
-        for name, types in _field_types(type(self)).items():
+        for name, types in field_types(type(self)).items():
             value = normal_number(getattr(self, name))
             object.__setattr__(self, name, value)
-            if problem := _type_problem(name, value, types):
+            if problem := type_problem(name, value, types):
                 problems.append(f"{self.op}.{problem}")
         if problems:
             raise SpecError(problems)
-        key = tuple(getattr(self, name) for name in _field_types(type(self)))
+        key = tuple(getattr(self, name) for name in field_types(type(self)))
         object.__setattr__(self, "_hash", hash((self.op, key)))
 
     def __init_subclass__(cls) -> None:
@@ -175,7 +123,7 @@ class Block:
         ]
         if problems:
             raise SpecError(problems)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        return cls(**{k: as_tuples(v) for k, v in given.items()})
 
 
 def _rebuild_block(cls: type[Block], fields: dict[str, Any]) -> Block:
@@ -194,7 +142,7 @@ class Opaque(Block):
         problems = [
             f"{op}.{name}: expected a text, finite number or bool, got {value!r}"
             for name, value in fields.items()
-            if not any(_fits(value, kind) for kind in (str, int, float, bool))
+            if not any(fits(value, kind) for kind in (str, int, float, bool))
         ]
         if problems:
             raise SpecError(problems)
@@ -237,6 +185,8 @@ class Architecture:
         input_shape: (channels, height, width) that the network is fed; data is resized to it.
         blocks: the chain; identities are dropped and equivalent spellings unified on construction.
         num_classes: length of the output vector.
+        init: how weights begin, a name of `search_spaces.initial.INITS`; reference networks begin
+            as their papers say. Part of the identity where it is not the default.
 
     Raises:
         SpecError: a block does not fit the shape it is given, or the output is not `num_classes`.
@@ -245,13 +195,14 @@ class Architecture:
     input_shape: Shape
     blocks: tuple[Block, ...]
     num_classes: int
+    init: str = DEFAULT_INIT
 
     def __post_init__(self) -> None:
         shape: Shape = normal_number(tuple(self.input_shape))  # type: ignore[assignment]
         num_classes = normal_number(self.num_classes)
-        if not shape or not all(_fits(n, int) and n >= 1 for n in shape):
+        if not shape or not all(fits(n, int) and n >= 1 for n in shape):
             raise SpecError(f"input_shape: expected whole numbers of at least 1, got {shape}")
-        if not _fits(num_classes, int) or self.num_classes < 1:
+        if not fits(num_classes, int) or self.num_classes < 1:
             raise SpecError(f"num_classes: expected a whole number, got {num_classes!r}")
         object.__setattr__(self, "input_shape", shape)
         object.__setattr__(self, "num_classes", num_classes)
@@ -287,12 +238,17 @@ class Architecture:
         """
         architecture = object.__new__(cls)
         architecture.__dict__.update(
-            input_shape=shapes[0], blocks=blocks, num_classes=num_classes, _shapes=shapes
+            input_shape=shapes[0],
+            blocks=blocks,
+            num_classes=num_classes,
+            init=DEFAULT_INIT,
+            _shapes=shapes,
         )
         return architecture
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_architecture, (self.input_shape, self.blocks, self.num_classes)
+        fields = (self.input_shape, self.blocks, self.num_classes, self.init)
+        return _rebuild_architecture, fields
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -307,6 +263,7 @@ class Architecture:
         """A plain dict; `from_json` reads it back to an equal value."""
         return {
             "blocks": [block.to_json() for block in self.blocks],
+            **({} if self.init == DEFAULT_INIT else {"init": self.init}),
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
         }
@@ -321,7 +278,9 @@ class Architecture:
         """The canonical JSON, put together from that of the blocks."""
         blocks = ",".join([block.text for block in self.blocks])
         shape = ",".join(map(str, self.input_shape))
-        return f'{{"blocks":[{blocks}],"input_shape":[{shape}],"num_classes":{self.num_classes}}}'
+        init = "" if self.init == DEFAULT_INIT else f'"init":{canonical_json(self.init)},'
+        sizes = f'"input_shape":[{shape}],"num_classes":{self.num_classes}'
+        return f'{{"blocks":[{blocks}],{init}{sizes}}}'
 
     @classmethod
     def from_json(
@@ -339,7 +298,10 @@ class Architecture:
         """
         keys = ("input_shape", "blocks", "num_classes")
         problems = [f"architecture.{k}: missing" for k in keys if k not in data]
-        problems += [unknown("field of architecture", k, keys) for k in data if k not in keys]
+        known = (*keys, "init")
+        problems += [unknown("field of architecture", k, known) for k in data if k not in known]
+        if not isinstance(data.get("init", ""), str):
+            problems.append(f"architecture.init: expected a name, got {data['init']!r}")
         problems += [
             f"architecture.blocks.{i}: expected an object with an op, got {b!r}"
             for i, b in enumerate(data.get("blocks", ()))
@@ -357,11 +319,14 @@ class Architecture:
             input_shape=tuple(data["input_shape"]),
             blocks=tuple(blocks),
             num_classes=data["num_classes"],
+            init=data.get("init", DEFAULT_INIT),
         )
 
 
-def _rebuild_architecture(input_shape: Shape, blocks: tuple[Block, ...], n: int) -> Architecture:
-    return Architecture(input_shape=input_shape, blocks=blocks, num_classes=n)
+def _rebuild_architecture(
+    input_shape: Shape, blocks: tuple[Block, ...], num_classes: int, init: str
+) -> Architecture:
+    return Architecture(input_shape=input_shape, blocks=blocks, num_classes=num_classes, init=init)
 
 
 class Cost(Mapping[str, float]):

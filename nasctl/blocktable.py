@@ -5,8 +5,9 @@ on torch's meta device (no memory, no arithmetic), so they cannot drift from the
 inference (eval mode), batch 1; `macs` are multiply-accumulates of convolutions and matrix products
 only, without biases, norms, pooling and activations (as torchvision's `_ops`, half of fvcore's and
 torch's "flops"); `activations` are the output elements of convolutions only (as fvcore and timm);
-`params` include norms and biases; `model_bytes` are 4 x params (float32). An operation that is
-neither counted nor known to be free raises: nothing is left out in silence.
+`params` include norms and biases, and leave out auxiliary classifiers, which are used in training
+only; `model_bytes` are 4 x params (float32). An operation that is neither counted nor known to be
+free raises: nothing is left out in silence.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from nasctl.files import write_json
 if TYPE_CHECKING:
     from torch import nn
 
-COUNTING = 1
+COUNTING = 2
 """Raise when the conventions change: tables on disk that were counted otherwise are ignored."""
 
 BYTES_PER_PARAMETER = 4
@@ -52,11 +53,17 @@ FREE_OPS = frozenset(_FREE_OPS.split())
 
 
 class BlockCost(NamedTuple):
-    """The exact costs of one block on one input shape."""
+    """The exact costs of one block on one input shape.
+
+    Attributes:
+        params: of what is deployed.
+        params_training: with the auxiliary classifiers that training adds.
+    """
 
     params: int
     macs: int
     activations: int
+    params_training: int
 
 
 def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
@@ -119,8 +126,10 @@ def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
     mode = Counter()  # type: ignore[no-untyped-call]  # likewise
     with torch.device("meta"), torch.no_grad(), mode:
         module(torch.empty((1, *in_shape)))
+    side = [m for m in module.modules() if getattr(m, "training_only", False)]
+    extra = sum(p.numel() for m in side for p in m.parameters())
     params = sum(p.numel() for p in module.parameters())
-    return BlockCost(params, macs, activations)
+    return BlockCost(params - extra, macs, activations, params)
 
 
 class BlockTable:
@@ -242,7 +251,9 @@ class BlockTable:
             if kind is None:
                 raise SpecError(unknown("block", row["block"]["op"], block_types))
             block = kind.from_json(row["block"])
-            cost = BlockCost(row["params"], row["macs"], row["activations"])
+            # Ledgers of earlier versions do not have the last one; they had no auxiliary heads.
+            counts = {"params_training": row["params"]} | row
+            cost = BlockCost(*(counts[name] for name in BlockCost._fields))
             table._costs[block, tuple(row["in_shape"])] = cost
         return table
 

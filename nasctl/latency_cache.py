@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasctl.arch import Block, Shape, canonical_json
+from nasctl.arch import Block, Shape
 from nasctl.errors import EnvironmentProblemError
+from nasctl.fields import canonical_json
 from nasctl.files import write_json
 
 VERSION = 1  # of the format, the canary and the protocol: raise it when values change their meaning

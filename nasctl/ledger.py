@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from nasctl.arch import Architecture, Block, Cost, canonical_json
+from nasctl.arch import Architecture, Block, Cost
 from nasctl.errors import EnvironmentProblemError
+from nasctl.fields import canonical_json
 from nasctl.trial import Evaluation, Rejection, State, Trial
 
 SCHEMA_VERSION = 1

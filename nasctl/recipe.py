@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from nasctl.arch import Scalar, normal_number
+from nasctl.arch import Scalar
+from nasctl.fields import normal_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nasctl.arch import Architecture, Block, Cost, Scalar, Shape, normal_number
+from nasctl.arch import Architecture, Block, Cost, Scalar, Shape
 from nasctl.errors import SpecError, unknown
+from nasctl.fields import normal_number
 
 if TYPE_CHECKING:
     from torch import nn

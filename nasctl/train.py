@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +61,9 @@ def train(
     """Trains `model` in place, on the GPU if there is one.
 
     Never looks at the test split. Images are resized, once per process, if `model.input_shape`
-    asks for another resolution than the data has. Weight decay applies to parameters of rank 2
-    and more. Normalisation layers compute in float32 also under autocast.
+    asks for another resolution than the data has. Modules that say `training_only` are auxiliary
+    classifiers: the loss of their `logits` is added, times their `weight`. Weight decay applies to
+    parameters of rank 2 and more. Normalisation layers compute in float32 also under autocast.
 
     Args:
         model: initialised; (N, C, H, W) float32 to (N, num_classes) logits.
@@ -104,6 +105,7 @@ def _train(
     setup.place(model)
     forward = torch.compile(model) if recipe.compile else model
     parameters = [p for p in model.parameters() if p.requires_grad]
+    auxiliaries = [m for m in model.modules() if getattr(m, "training_only", False)]
     optimizer = _optimizer(parameters, recipe)
     steps_per_epoch = max(len(dataset.train_labels) // recipe.batch_size, 1)
     steps = recipe.epochs * steps_per_epoch
@@ -131,7 +133,7 @@ def _train(
                 logits.float(), labels, label_smoothing=recipe.label_smoothing
             )
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss + _auxiliary_loss(auxiliaries, labels, recipe))
             if recipe.grad_clip:
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip)
             optimizer.step()
@@ -150,6 +152,19 @@ def _train(
             "images_per_second": images_seen / seconds,
             "seconds": seconds,
         }
+
+
+def _auxiliary_loss(auxiliaries: list[Any], labels: Tensor, recipe: Recipe) -> Tensor | float:
+    """The weighted losses of side heads (Szegedy et al., arXiv 1409.4842, section 5), or 0."""
+    from torch.nn import functional
+
+    total: Tensor | float = 0.0
+    for head in auxiliaries:
+        total = total + head.weight * functional.cross_entropy(
+            head.logits.float(), labels, label_smoothing=recipe.label_smoothing
+        )
+        head.logits = None  # else the graph lives until the next step
+    return total
 
 
 def _check(loss: float, limit: float, epoch: int, step: int) -> None:

@@ -7,9 +7,9 @@ import math
 from typing import TYPE_CHECKING
 
 from nasctl.errors import NasctlError
+from search_spaces.initial import Kind, Weighted, draw, find_init
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from nasctl.arch import Architecture
@@ -29,10 +29,9 @@ def initialise(module: nn.Module, architecture: Architecture, seed: int) -> None
     """Sets every parameter and buffer, in place, from (seed, block position, parameter name).
 
     No parameter depends on the rest of the model or on torch's global state, so the arms of an
-    ablation share what they can. Convolutions: normal, variance 2 / fan_out (He et al., arXiv
-    1502.01852), fan_out counting one group as in the MobileNets; linear layers: normal, standard
-    deviation 0.01, bias 0; batch norms: weight 1, bias 0, statistics reset. Layers of other kinds
-    (plugins) are reset by their own `reset_parameters`, under the same seeds.
+    ablation share what they can. Convolutions and linear layers begin as `architecture.init` says
+    (`search_spaces.initial`), batch norms with weight 1, bias 0 and fresh statistics. Layers of
+    other kinds (plugins) are reset by their own `reset_parameters`, under the same seeds.
 
     Args:
         module: from `build` or a family's own; the first part of a parameter's name is its
@@ -42,11 +41,14 @@ def initialise(module: nn.Module, architecture: Architecture, seed: int) -> None
 
     Raises:
         NasctlError: a layer with parameters that nobody knows how to initialise.
+        SpecError: an unknown `architecture.init`.
     """
     import torch
     from torch import nn
 
+    init = find_init(architecture.init)
     batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    index = 0
     with torch.no_grad():
         for path, layer in module.named_modules():
             own = dict(layer.named_parameters(recurse=False))
@@ -56,9 +58,14 @@ def initialise(module: nn.Module, architecture: Architecture, seed: int) -> None
                     nn.init.ones_(layer.weight)
                     nn.init.zeros_(layer.bias)
             elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
-                _normal(layer.weight, _standard_deviation(layer), _seed(seed, f"{path}.weight"))
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+                start = init(_weighted(layer, index))
+                index += 1
+                layer.weight.copy_(draw(layer.weight.shape, start, _seed(seed, f"{path}.weight")))
+                if layer.bias is not None and start.bias is not None:
+                    nn.init.constant_(layer.bias, start.bias)
+                elif layer.bias is not None:
+                    shape, own_seed = layer.bias.shape, _seed(seed, f"{path}.bias")
+                    layer.bias.copy_(draw(shape, start, own_seed))
             elif own:
                 reset = getattr(layer, "reset_parameters", None)
                 if reset is None:
@@ -71,14 +78,22 @@ def initialise(module: nn.Module, architecture: Architecture, seed: int) -> None
                     reset()
 
 
-def _standard_deviation(layer: nn.Module) -> float:
+def _weighted(layer: nn.Module, index: int) -> Weighted:
     from torch import nn
 
     if isinstance(layer, nn.Linear):
-        return 0.01
+        kind: Kind = "conv" if getattr(layer, "is_convolution", False) else "linear"
+        return Weighted(
+            kind=kind, fan_in=layer.in_features, fan_out=layer.out_features, index=index
+        )
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    fan_out = layer.out_channels * math.prod(layer.kernel_size) // layer.groups
-    return math.sqrt(2 / fan_out)
+    area = math.prod(layer.kernel_size)
+    return Weighted(
+        kind="conv",
+        fan_in=layer.in_channels * area // layer.groups,
+        fan_out=layer.out_channels * area // layer.groups,
+        index=index,
+    )
 
 
 def _seed(seed: int, path: str) -> int:
@@ -86,11 +101,3 @@ def _seed(seed: int, path: str) -> int:
     position, _, name = path.partition(".")
     digest = hashlib.sha256(f"{seed}/{position}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _normal(weight: torch.Tensor, std: float, seed: int) -> None:
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.empty(weight.shape, dtype=weight.dtype)
-    weight.copy_(values.normal_(0, std, generator=generator))

@@ -22,7 +22,7 @@ from search_spaces.blocks import (
     ResidualBottleneck,
     Skip,
 )
-from search_spaces.blocks.conv import make_divisible
+from search_spaces.blocks.shapes import make_divisible
 from search_spaces.staged_count import count_networks
 from search_spaces.staged_decisions import staged_decisions, variable_name
 from search_spaces.staged_options import (

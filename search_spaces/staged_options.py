@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from nasctl.arch import Scalar, Shape, normal_number
+from nasctl.arch import Scalar, Shape
 from nasctl.errors import ConfigError, unknown
-from search_spaces.blocks.conv import ACTIVATION_ALIASES, ACTIVATIONS
+from nasctl.fields import normal_number
+from search_spaces.blocks.shapes import ACTIVATION_ALIASES, ACTIVATIONS
 
 Scope = Literal["network", "stage", "block"]
 

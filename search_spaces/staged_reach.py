@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from nasctl.arch import Block, Scalar, Shape
 from nasctl.errors import ConfigError, SpecError
-from search_spaces.blocks.conv import make_divisible, windowed_shape
+from search_spaces.blocks.shapes import make_divisible, windowed_shape
 from search_spaces.staged_options import DEFAULTS, TYPE_DIMENSIONS, Stage, StagedOptions
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasctl.arch import Architecture, Block, Cost, Opaque, Shape, canonical_json, normal_number
+from nasctl.arch import Architecture, Block, Cost, Opaque, Shape
 from nasctl.errors import SpecError
+from nasctl.fields import canonical_json, normal_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from nasctl.arch import Architecture, Block, Shape
 from nasctl.errors import SpecError
 from search_spaces.blocks import (
     BLOCKS,
+    AvgPool,
     ConvNormActivation,
     DepthwiseSeparable,
     GlobalPoolLinear,
@@ -24,10 +25,13 @@ from search_spaces.blocks import (
     ResidualBottleneck,
     Skip,
 )
-from search_spaces.blocks.conv import ACTIVATIONS, make_divisible
+from search_spaces.blocks.conv import Order
+from search_spaces.blocks.shapes import ACTIVATIONS, make_divisible
 from search_spaces.network import initialise
 
 torch.set_num_threads(1)
+
+ORDERS: tuple[Order, ...] = ("conv_norm_act", "conv_act_norm", "norm_act_conv")
 
 CHAIN = Architecture(input_shape=(1, 1, 1), blocks=(GlobalPoolLinear(out=1),), num_classes=1)
 
@@ -62,9 +66,24 @@ def spellings() -> Iterator[Block]:
             )
         yield ConvNormActivation(out=out, kernel_size=kernel_size, stride=stride, groups=8)
         yield Skip(out=out, stride=stride)
+        for order, norm in itertools.product(ORDERS, ("batch", "none")):
+            for activation in ("linear", "relu"):
+                yield ConvNormActivation(
+                    out=out, stride=stride, activation=activation, norm=norm, order=order
+                )
+    yield from windows()
+
+
+def windows() -> Iterator[Block]:
+    """Convolutions and pools that slide over the map in many ways."""
+    for size, padding in itertools.product((3, (3, 3), (1, 3)), (None, 0, 1, (0, 1), (1, 1))):
+        yield ConvNormActivation(out=8, kernel_size=size, padding=padding)
     for kernel_size, stride in itertools.product((1, 2, 3, 4), (1, 2, 3, 4)):
-        yield MaxPool(kernel_size=kernel_size, stride=stride)
         yield ConvNormActivation(out=8, kernel_size=kernel_size, stride=stride)
+        for padding, ceil in itertools.product((None, 0, 1), (False, True)):
+            if padding is None or padding <= kernel_size // 2:
+                for pool in (MaxPool, AvgPool):
+                    yield pool(kernel_size=kernel_size, stride=stride, padding=padding, ceil=ceil)
 
 
 def built(chain: tuple[Block, ...], in_shape: Shape) -> nn.Module:
@@ -74,6 +93,10 @@ def built(chain: tuple[Block, ...], in_shape: Shape) -> nn.Module:
         in_shape = block.out_shape(in_shape)
     network = nn.Sequential(*modules)
     initialise(network, CHAIN, 7)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # else a norm and a ReLU could change places
+            assert layer.running_mean is not None
+            layer.running_mean.copy_(torch.linspace(-9, 9, layer.num_features))
     return network.eval()
 
 

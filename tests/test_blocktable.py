@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasctl import blocktable
 from nasctl.arch import Architecture, Block, Shape
-from nasctl.blocktable import BlockCost, BlockTable, count_module
+from nasctl.blocktable import COUNTING, BlockCost, BlockTable, count_module
 from nasctl.errors import EnvironmentProblemError, NasctlError, SpecError
 from search_spaces.blocks import (
     BLOCKS,
@@ -31,7 +31,7 @@ from search_spaces.blocks import (
     ResidualBottleneck,
     Skip,
 )
-from search_spaces.blocks.conv import make_divisible
+from search_spaces.blocks.shapes import make_divisible
 from search_spaces.network import build
 from search_spaces.staged import staged
 
@@ -201,7 +201,7 @@ def test_an_unknown_layer_raises_and_names_operation_and_block() -> None:
 
 
 def test_tensors_made_on_the_way_are_free() -> None:
-    assert BlockTable().block(Custom(kind="noise"), (2, 4, 4)) == (0, 0, 0)
+    assert BlockTable().block(Custom(kind="noise"), (2, 4, 4)) == (0, 0, 0, 0)
 
 
 PAIRS: list[tuple[Block, Shape]] = [
@@ -232,9 +232,9 @@ def test_the_file_saves_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
         lambda text: "",
-        lambda text: text.replace('"counting": 1', '"counting": 0'),
-        lambda text: json.dumps({"counting": 1, "costs": {"x": [1]}}),
-        lambda text: json.dumps({"counting": 1, "costs": {"x": [1, 2, "3"]}}),
+        lambda text: text.replace(f'"counting": {COUNTING}', '"counting": 0'),
+        lambda text: json.dumps({"counting": COUNTING, "costs": {"x": [1]}}),
+        lambda text: json.dumps({"counting": COUNTING, "costs": {"x": [1, 2, "3"]}}),
     ],
 )
 def test_a_damaged_or_outdated_file_is_counted_anew(
@@ -289,7 +289,7 @@ def test_json_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_builder_is_used() -> None:
     table = BlockTable(build=lambda block, shape: nn.Linear(3, 2))
-    assert table.block(GlobalPoolLinear(out=9), (3,)) == (8, 6, 0)
+    assert table.block(GlobalPoolLinear(out=9), (3,)) == (8, 6, 0, 8)
 
 
 def test_price_is_the_same_for_an_equal_architecture() -> None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
-    {"errors", "arch", "files"},
+    {"errors", "fields", "arch", "files"},
     {"space", "recipe", "trial", "environment"},
     {"search_spaces"},
     {"blocktable", "latency*", "onnx_runtime", "data*", "train", "augment", "precision", "pareto",

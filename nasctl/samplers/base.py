@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from nasctl.arch import canonical_json
+from nasctl.fields import canonical_json
 from nasctl.space import Choices, SearchSpace
 from nasctl.trial import Direction
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from nasctl.arch import canonical_json
 from nasctl.errors import ConfigError, nearest
+from nasctl.fields import canonical_json
 from nasctl.tracking.store import GoneError, ProjectionState, Store, sqlite_path
 from nasctl.tracking.text import redact
 from nasctl.tracking.view import RunRecords, RunView, view_run

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from nasctl.arch import canonical_json
+from nasctl.fields import canonical_json
 from nasctl.tracking.note import search_note
 from nasctl.tracking.text import (
     KEY_LENGTH,

@@ -1,124 +1,39 @@
-"""Plain convolution, pooling and the classifier head; shapes and checks that all blocks share."""
+"""Plain convolutions."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nasctl.arch import Block, Shape
-from nasctl.errors import SpecError, unknown
+from nasctl.errors import SpecError
+from search_spaces.blocks.shapes import (
+    Size,
+    feature_map,
+    normal_activation,
+    pair,
+    require_positive,
+    same_padding,
+    smallest_stride,
+    windowed_shape,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-ACTIVATIONS: Mapping[str, str] = {
-    "linear": "Identity",
-    "relu": "ReLU",
-    "relu6": "ReLU6",
-    "leaky_relu": "LeakyReLU",
-    "hard_swish": "Hardswish",
-    "swish": "SiLU",
-    "tanh": "Tanh",
-    "sigmoid": "Sigmoid",
-    "gelu": "GELU",
-}
-"""Name to the class in torch.nn; `linear` is no activation."""
-
-ACTIVATION_ALIASES: Mapping[str, str] = {"identity": "linear", "silu": "swish"}
-
-
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value`, but never below 90 % of it, nor 0.
-
-    The rule of MobileNet's reference code (`_make_divisible` in tensorflow/models, slim).
-    """
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-def normal_activation(op: str, field: str, name: str) -> str:
-    """The one name of an activation.
-
-    Raises:
-        SpecError: there is no such activation.
-    """
-    known = ACTIVATION_ALIASES.get(name, name)
-    if known not in ACTIVATIONS:
-        raise SpecError(f"{op}.{field}: {unknown('activation', name, ACTIVATIONS)}")
-    return known
-
-
-def require_positive(block: Block, *names: str) -> None:
-    """Checks fields that count something.
-
-    Raises:
-        SpecError: one of them is below 1.
-    """
-    problems = [
-        f"{block.op}.{name}: must be at least 1, got {getattr(block, name)}"
-        for name in names
-        if getattr(block, name) < 1
-    ]
-    if problems:
-        raise SpecError(problems)
-
-
-def require_odd(block: Block, name: str) -> None:
-    """Checks a kernel size that has to keep the size of the map.
-
-    Raises:
-        SpecError: it is even.
-    """
-    if getattr(block, name) % 2 == 0:
-        raise SpecError(f"{block.op}.{name}: must be odd, got {getattr(block, name)}")
-
-
-def feature_map(in_shape: Shape) -> tuple[int, int, int]:
-    """(channels, height, width).
-
-    Raises:
-        SpecError: it is no feature map.
-    """
-    if len(in_shape) != 3:
-        raise SpecError(f"needs a feature map (channels, height, width), got shape {in_shape}")
-    channels, height, width = in_shape
-    return channels, height, width
-
-
-def windowed_shape(in_shape: Shape, out: int, kernel_size: int, stride: int) -> Shape:
-    """The shape after a window slides over the map, padded by (kernel_size - 1) // 2 each side.
-
-    Raises:
-        SpecError: the stride is larger than the map, or the kernel than the padded map.
-    """
-    _, height, width = feature_map(in_shape)
-    if stride > min(height, width):
-        raise SpecError(f"stride {stride} is larger than the {height}x{width} feature map")
-    padding = (kernel_size - 1) // 2
-    if kernel_size > min(height, width) + 2 * padding:
-        raise SpecError(
-            f"kernel_size {kernel_size} is larger than the {height}x{width} feature map "
-            f"padded by {padding}"
-        )
-    padded = 2 * padding - kernel_size
-    return (out, (height + padded) // stride + 1, (width + padded) // stride + 1)
-
-
-def smallest_stride(in_shape: Shape, kernel_size: int, stride: int) -> int:
-    """The smallest stride that visits the same positions: where there is one only, many do."""
-    _, height, width = feature_map(in_shape)
-    positions = max(height, width) + 2 * ((kernel_size - 1) // 2) - kernel_size + 1
-    return min(stride, positions)
+Order = Literal["conv_norm_act", "conv_act_norm", "norm_act_conv"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNormActivation(Block):
     """Convolution, batch norm and activation; with norm `none` the convolution has a bias.
 
-    (channels, h, w) -> (out, h', w'), h' = (h + 2p - kernel_size) // stride + 1 with
-    p = (kernel_size - 1) // 2: odd kernels keep the size at stride 1.
+    (channels, h, w) -> (out, h', w'), h' = (h + 2 padding - kernel_size) // stride + 1. A size may
+    be a pair (along the height, along the width): Inception-v3's 1x7. Without `padding` it is
+    (kernel_size - 1) // 2: odd kernels keep the size at stride 1. `order`: Ioffe & Szegedy
+    (arXiv 1502.03167) put the norm before the activation; `conv_act_norm` has it after;
+    `norm_act_conv` is the pre-activation of ResNet-v2 (arXiv 1603.05027) and DenseNet.
 
     Raises:
         SpecError: values that cannot be built; `groups` that do not divide the channels.
@@ -126,17 +41,21 @@ class ConvNormActivation(Block):
 
     op: ClassVar[str] = "conv_norm_act"
     out: int
-    kernel_size: int = 3
+    kernel_size: int | tuple[int, int] = 3
     stride: int = 1
     activation: str = "relu"
     groups: int = 1
     norm: Literal["batch", "none"] = "batch"
+    padding: int | tuple[int, int] | None = None
+    order: Order = "conv_norm_act"
 
     def __post_init__(self) -> None:
         name = normal_activation(self.op, "activation", self.activation)
         object.__setattr__(self, "activation", name)
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride", "groups")
+        if self.padding is not None and min(pair(self.padding)) < 0:
+            raise SpecError(f"{self.op}.padding: must be at least 0, got {self.padding}")
         if self.out % self.groups:
             raise SpecError(f"{self.op}.groups: {self.groups} does not divide out={self.out}")
 
@@ -144,12 +63,28 @@ class ConvNormActivation(Block):
         channels, *_ = feature_map(in_shape)
         if channels % self.groups:
             raise SpecError(f"groups={self.groups} does not divide the {channels} input channels")
-        return windowed_shape(in_shape, self.out, self.kernel_size, self.stride)
+        return windowed_shape(
+            in_shape, self.out, self.kernel_size, self.stride, padding=self.padding
+        )
 
     def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
         self.out_shape(in_shape)
-        stride = smallest_stride(in_shape, self.kernel_size, self.stride)
-        return (self if stride == self.stride else dataclasses.replace(self, stride=stride),)
+        own: dict[str, Any] = {
+            "stride": smallest_stride(in_shape, self.kernel_size, self.stride, self.padding),
+            "kernel_size": _one(self.kernel_size),
+        }
+        if self.padding is not None:
+            same = pair(self.padding) == same_padding(self.kernel_size)
+            own["padding"] = None if same else _one(self.padding)
+        order_matters = {
+            "conv_norm_act": False,
+            "conv_act_norm": self.norm != "none" and self.activation != "linear",
+            "norm_act_conv": self.norm != "none" or self.activation != "linear",
+        }
+        if not order_matters[self.order]:
+            own["order"] = "conv_norm_act"
+        changed = {name: value for name, value in own.items() if value != getattr(self, name)}
+        return (dataclasses.replace(self, **changed) if changed else self,)
 
     def build(self, in_shape: Shape) -> nn.Module:
         from search_spaces.blocks.modules import conv_norm_activation
@@ -162,93 +97,11 @@ class ConvNormActivation(Block):
             groups=self.groups,
             norm=self.norm,
             activation=self.activation,
+            padding=self.padding,
+            order=self.order,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaxPool(Block):
-    """Maximum over windows, padded by (kernel_size - 1) // 2; (c, h, w) -> (c, h', w')
-
-    with h' = (h + 2p - kernel_size) // stride + 1.
-    """
-
-    op: ClassVar[str] = "max_pool"
-    kernel_size: int
-    stride: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "kernel_size", "stride")
-
-    def out_shape(self, in_shape: Shape) -> Shape:
-        channels, *_ = feature_map(in_shape)
-        return windowed_shape(in_shape, channels, self.kernel_size, self.stride)
-
-    def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
-        """The smallest kernel and stride with the same windows; at the rim of small maps several
-        have the same, and where every window is one pixel there is nothing to do."""
-        self.out_shape(in_shape)
-        _, *sides = in_shape
-        own = _windows(sides, self.kernel_size, self.stride)
-        kernels = range(1, self.kernel_size + 1)
-        if any(stop - start == self.kernel_size for axis in own for start, stop in axis):
-            kernels = range(self.kernel_size, self.kernel_size + 1)
-        kernel_size, stride = next(
-            (kernel_size, stride)
-            for kernel_size in kernels
-            for stride in range(1, min(sides) + 1)
-            if _windows(sides, kernel_size, stride) == own
-        )
-        if kernel_size == stride == 1:
-            return ()
-        return (MaxPool(kernel_size=kernel_size, stride=stride),)
-
-    def build(self, in_shape: Shape) -> nn.Module:
-        del in_shape
-        from torch import nn
-
-        return nn.MaxPool2d(self.kernel_size, self.stride, padding=(self.kernel_size - 1) // 2)
-
-
-def _windows(sides: list[int], kernel_size: int, stride: int) -> list[list[tuple[int, int]]]:
-    """For each axis the (start, stop) of its windows on the map, without the padding."""
-    padding = (kernel_size - 1) // 2
-    return [
-        [
-            (max(0, start), min(side, start + kernel_size))
-            for start in range(-padding, side + padding - kernel_size + 1, stride)
-        ]
-        for side in sides
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlobalPoolLinear(Block):
-    """Average over the map, dropout (in training), linear layer; (c, h, w) -> (out,)."""
-
-    op: ClassVar[str] = "global_pool_linear"
-    out: int
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "out")
-        if not 0 <= self.dropout < 1:
-            raise SpecError(f"{self.op}.dropout: must be in [0, 1), got {self.dropout}")
-
-    def out_shape(self, in_shape: Shape) -> Shape:
-        feature_map(in_shape)
-        return (self.out,)
-
-    def build(self, in_shape: Shape) -> nn.Module:
-        from collections import OrderedDict
-
-        from torch import nn
-
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["pool"] = nn.AdaptiveAvgPool2d(1)
-        layers["flatten"] = nn.Flatten()
-        if self.dropout > 0:
-            layers["dropout"] = nn.Dropout(self.dropout)
-        layers["linear"] = nn.Linear(in_shape[0], self.out)
-        return nn.Sequential(layers)
+def _one(size: Size) -> Size:
+    """A pair of equal numbers as one."""
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size

@@ -1,16 +1,18 @@
-"""The blocks of MobileNetV1 (arXiv 1704.04861) and MobileNetV2 (arXiv 1801.04381)."""
+"""The blocks of MobileNetV1 (arXiv 1704.04861), V2 (1801.04381) and V3 (1905.02244)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasctl.arch import Block, Shape
 from nasctl.errors import SpecError
-from search_spaces.blocks.conv import (
+from search_spaces.blocks.conv import ConvNormActivation
+from search_spaces.blocks.shapes import (
     feature_map,
+    make_divisible,
     normal_activation,
     require_odd,
     require_positive,
@@ -73,7 +75,9 @@ class InvertedResidual(Block):
     convolution. Every convolution is followed by batch norm, then by `activation` or, after the
     projection, by `bottleneck_activation` (figure 6a compares linear with ReLU6). The shortcut
     (figure 6b) goes around all of it, so it is added after the bottleneck's activation; it exists
-    where stride is 1 and the channels agree.
+    where stride is 1 and the channels agree. With `se_ratio`, MobileNetV3's squeeze-and-excite
+    follows the depthwise convolution's activation; it squeezes to hidden channels x se_ratio,
+    rounded to a multiple of 8.
 
     Raises:
         SpecError: values that cannot be built.
@@ -87,6 +91,7 @@ class InvertedResidual(Block):
     activation: str = "relu6"
     bottleneck_activation: str = "linear"
     residual: bool = True
+    se_ratio: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("activation", "bottleneck_activation"):
@@ -97,6 +102,8 @@ class InvertedResidual(Block):
         require_odd(self, "kernel_size")
         if self.expand_ratio <= 0:
             raise SpecError(f"{self.op}.expand_ratio: must be above 0, got {self.expand_ratio}")
+        if not 0 <= self.se_ratio <= 1:
+            raise SpecError(f"{self.op}.se_ratio: expected 0 to 1, got {self.se_ratio}")
 
     def hidden_channels(self, channels: int) -> int:
         """The width of the expanded layers.
@@ -108,6 +115,10 @@ class InvertedResidual(Block):
         if hidden < 1:
             raise SpecError(f"expand_ratio {self.expand_ratio} leaves none of {channels} channels")
         return hidden
+
+    def squeeze_channels(self, hidden: int) -> int:
+        """Of the squeeze-and-excite; 0 is none."""
+        return make_divisible(hidden * self.se_ratio) if self.se_ratio else 0
 
     def has_shortcut(self, in_shape: Shape) -> bool:
         """Whether the input is added to the output."""
@@ -126,7 +137,8 @@ class InvertedResidual(Block):
         channels, *_ = feature_map(in_shape)
         hidden = self.hidden_channels(channels)
         shortcut = self.has_shortcut(in_shape)
-        if hidden == channels and not shortcut and self.bottleneck_activation == self.activation:
+        one_activation = self.bottleneck_activation == self.activation
+        if hidden == channels and not shortcut and one_activation and not self.se_ratio:
             return (
                 DepthwiseSeparable(
                     out=self.out,
@@ -135,11 +147,14 @@ class InvertedResidual(Block):
                     activation=self.activation,
                 ),
             )
-        expand_ratio = hidden / channels
-        residual = shortcut or self.stride != 1 or channels != self.out
-        if (expand_ratio, residual) == (self.expand_ratio, self.residual):
+        own: dict[str, Any] = {
+            "expand_ratio": hidden / channels,
+            "residual": shortcut or self.stride != 1 or channels != self.out,
+            "se_ratio": min(1, self.squeeze_channels(hidden) / hidden),
+        }
+        if all(getattr(self, name) == value for name, value in own.items()):
             return (self,)
-        return (dataclasses.replace(self, expand_ratio=expand_ratio, residual=residual),)
+        return (dataclasses.replace(self, **own),)
 
     def build(self, in_shape: Shape) -> nn.Module:
         from torch import nn
@@ -154,8 +169,80 @@ class InvertedResidual(Block):
             stride=self.stride,
             activation=self.activation,
             last_activation=self.bottleneck_activation,
+            squeeze=self.squeeze_channels(self.hidden_channels(in_shape[0])),
         )
         return Shortcut(layers) if self.has_shortcut(in_shape) else nn.Sequential(layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpansionResidual(Block):
+    """MobileNetV2 cut at its expansions, so that shortcuts go between them; figure 6b's variant.
+
+    Depthwise k x k on the expanded map, 1x1 projection to the linear `bottleneck`, 1x1 expansion to
+    `out`: (channels, h, w) -> (out, ceil(h / stride), ceil(w / stride)), expanded on both sides. A
+    chain of these between a 1x1 expansion and an inverted residual has the layers of a chain of
+    inverted residuals. The shortcut exists where stride is 1 and the channels agree.
+
+    Raises:
+        SpecError: values that cannot be built.
+    """
+
+    op: ClassVar[str] = "expansion_residual"
+    out: int
+    bottleneck: int
+    kernel_size: int = 3
+    stride: int = 1
+    activation: str = "relu6"
+    bottleneck_activation: str = "linear"
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("activation", "bottleneck_activation"):
+            name = normal_activation(self.op, field, getattr(self, field))
+            object.__setattr__(self, field, name)
+        super().__post_init__()
+        require_positive(self, "out", "bottleneck", "kernel_size", "stride")
+        require_odd(self, "kernel_size")
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        return windowed_shape(in_shape, self.out, self.kernel_size, self.stride)
+
+    def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
+        """Without a shortcut it is MobileNetV1's or V2's layers and a 1x1 convolution."""
+        if self.residual and self.stride == 1 and in_shape[0] == self.out:
+            return (self,)
+        project = InvertedResidual(
+            out=self.bottleneck,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            expand_ratio=1,
+            activation=self.activation,
+            bottleneck_activation=self.bottleneck_activation,
+            residual=False,
+        )
+        expand = ConvNormActivation(out=self.out, kernel_size=1, activation=self.activation)
+        middle = project.out_shape(in_shape)
+        return (*project.canonical(in_shape), *expand.canonical(middle))
+
+    def build(self, in_shape: Shape) -> nn.Module:
+        from torch import nn
+
+        from search_spaces.blocks.modules import Shortcut, conv_norm_activation
+
+        layers = _mobile_layers(
+            in_shape[0],
+            in_shape[0],
+            self.bottleneck,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            activation=self.activation,
+            last_activation=self.bottleneck_activation,
+        )
+        layers["expand"] = conv_norm_activation(
+            self.bottleneck, self.out, activation=self.activation
+        )
+        shortcut = self.residual and self.stride == 1 and in_shape[0] == self.out
+        return Shortcut(layers) if shortcut else nn.Sequential(layers)
 
 
 def _mobile_layers(
@@ -167,9 +254,10 @@ def _mobile_layers(
     stride: int,
     activation: str,
     last_activation: str,
+    squeeze: int = 0,
 ) -> OrderedDict[str, nn.Module]:
     """One construction for both blocks, so that where they coincide they really are the same."""
-    from search_spaces.blocks.modules import conv_norm_activation
+    from search_spaces.blocks.modules import SqueezeExcite, conv_norm_activation
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if hidden != channels:
@@ -182,5 +270,7 @@ def _mobile_layers(
         groups=hidden,
         activation=activation,
     )
+    if squeeze:
+        layers["squeeze_excite"] = SqueezeExcite(hidden, squeeze)
     layers["pointwise"] = conv_norm_activation(hidden, out, activation=last_activation)
     return layers

@@ -6,14 +6,14 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from search_spaces.blocks.conv import ACTIVATIONS
+from search_spaces.blocks.shapes import ACTIVATIONS, Size, same_padding
 
 
-def activation_module(name: str) -> nn.Module:
+def activation_module(name: str, *, in_place: bool = True) -> nn.Module:
     """The module of an activation of `ACTIVATIONS`, in place where torch can."""
     cls = getattr(nn, ACTIVATIONS[name])
-    in_place = name in ("relu", "relu6", "leaky_relu", "hard_swish", "swish")
-    module: nn.Module = cls(inplace=True) if in_place else cls()
+    able = name in ("relu", "relu6", "leaky_relu", "hard_swish", "swish")
+    module: nn.Module = cls(inplace=True) if able and in_place else cls()
     return module
 
 
@@ -21,27 +21,32 @@ def conv_norm_activation(
     channels: int,
     out: int,
     *,
-    kernel_size: int = 1,
+    kernel_size: Size = 1,
     stride: int = 1,
     groups: int = 1,
     norm: str = "batch",
     activation: str = "linear",
+    padding: Size | None = None,
+    order: str = "conv_norm_act",
 ) -> nn.Sequential:
-    """Convolution padded by (kernel_size - 1) // 2, norm (else a bias), activation."""
+    """Convolution, norm (else a bias) and activation in an order; padded as `same_padding`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(
-        channels,
-        out,
-        kernel_size,
-        stride=stride,
-        padding=(kernel_size - 1) // 2,
-        groups=groups,
-        bias=norm == "none",
-    )
-    if norm == "batch":
-        layers["norm"] = nn.BatchNorm2d(out)
-    if activation != "linear":
-        layers["activation"] = activation_module(activation)
+    for kind in order.split("_"):
+        if kind == "conv":
+            layers["conv"] = nn.Conv2d(
+                channels,
+                out,
+                kernel_size,
+                stride=stride,
+                padding=same_padding(kernel_size) if padding is None else padding,
+                groups=groups,
+                bias=norm == "none",
+            )
+        elif kind == "norm" and norm == "batch":
+            layers["norm"] = nn.BatchNorm2d(out if "conv" in layers else channels)
+        elif kind == "act" and activation != "linear":
+            # Where the block begins with it, its input is not its own to change.
+            layers["activation"] = activation_module(activation, in_place=bool(layers))
     return nn.Sequential(layers)
 
 
@@ -68,3 +73,47 @@ class Bottleneck(nn.Module):
         shortcut = x if self.projection is None else self.projection(x)
         out: Tensor = self.activation(shortcut + self.branch(x))
         return out
+
+
+class ZeroPadShortcut(nn.Module):
+    """ResNet's shortcut A: every `stride`-th pixel, then `extra` channels of zeros."""
+
+    def __init__(self, extra: int, stride: int) -> None:
+        super().__init__()
+        self.extra, self.stride = extra, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C + extra, ceil(H / stride), ceil(W / stride))."""
+        strided = x[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(strided, (0, 0, 0, 0, 0, self.extra))
+
+
+class Pointwise(nn.Linear):
+    """A 1x1 convolution of a 1x1 map: begins as a convolution does, and costs what it costs."""
+
+    is_convolution = True
+
+
+class SqueezeExcite(nn.Sequential):
+    """x times a gate per channel from its global averages, as in MobileNetV3 (arXiv 1905.02244).
+
+    Average, `squeeze` channels, ReLU, back, hard sigmoid; both layers have biases.
+    """
+
+    def __init__(self, channels: int, squeeze: int) -> None:
+        super().__init__(
+            OrderedDict(
+                pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                squeeze=Pointwise(channels, squeeze),
+                activation=nn.ReLU(inplace=True),
+                excite=Pointwise(squeeze, channels),
+                gate=nn.Hardsigmoid(),
+                unflatten=nn.Unflatten(1, (channels, 1, 1)),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        gate: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch's own lacks types
+        return x * gate

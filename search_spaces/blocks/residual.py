@@ -1,16 +1,17 @@
-"""The bottleneck block of ResNet (arXiv 1512.03385) and the skip of a searched chain."""
+"""The blocks of ResNet (arXiv 1512.03385) and ResNeXt, and the skip of a searched chain."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nasctl.arch import Block, Shape
 from nasctl.errors import SpecError
-from search_spaces.blocks.conv import (
-    ConvNormActivation,
+from search_spaces.blocks.conv import ConvNormActivation
+from search_spaces.blocks.shapes import (
+    feature_map,
     normal_activation,
     require_odd,
     require_positive,
@@ -20,27 +21,20 @@ from search_spaces.blocks.conv import (
 if TYPE_CHECKING:
     from torch import nn
 
+ShortcutType = Literal["A", "B", "C", "none"]
+"""ResNet, section 4.1. A: the identity, strided, new channels zero. B: the identity, or a strided
+1x1 conv-BN where stride or channels change. C: a 1x1 conv-BN everywhere. none: the plain twin."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class ResidualBottleneck(Block):
-    """1x1 reduction, k x k, 1x1 restoration, plus a shortcut, then the activation.
+class _Residual(Block):
+    """What the two residual blocks share: a branch of convolutions and a kind of shortcut."""
 
-    ResNet, figure 5 (right). (channels, h, w) -> (out, ceil(h / stride), ceil(w / stride)). The
-    inner layers have round(out / reduction) channels. Every convolution has a batch norm; all but
-    the last are followed by the activation, the last by it after the addition. The stride is on
-    the k x k convolution (as torchvision has it; the paper puts it on the first). The shortcut is
-    the identity, or a strided 1x1 conv-BN where stride or channels change (option B).
-
-    Raises:
-        SpecError: values that cannot be built.
-    """
-
-    op: ClassVar[str] = "residual_bottleneck"
     out: int
     kernel_size: int = 3
     stride: int = 1
-    reduction: float = 4.0
     activation: str = "relu"
+    shortcut: ShortcutType = "B"
 
     def __post_init__(self) -> None:
         name = normal_activation(self.op, "activation", self.activation)
@@ -48,9 +42,120 @@ class ResidualBottleneck(Block):
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride")
         require_odd(self, "kernel_size")
+
+    def branch(self) -> list[tuple[str, ConvNormActivation]]:
+        """The convolutions of the plain twin, with their names; the last one is activated."""
+        raise NotImplementedError
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        channels, *_ = feature_map(in_shape)
+        if self.shortcut == "A" and channels > self.out:
+            raise SpecError(
+                f"shortcut A adds zero channels, it cannot go from {channels} to {self.out}"
+            )
+        return windowed_shape(in_shape, self.out, self.kernel_size, self.stride)
+
+    def changes_shape(self, in_shape: Shape) -> bool:
+        """Whether the identity does not fit around the block."""
+        return self.stride != 1 or in_shape[0] != self.out
+
+    def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
+        """The plain twin is the chain of its convolutions; the rest has the simplest shortcut."""
+        self.out_shape(in_shape)
+        if self.shortcut == "none":
+            chain: list[Block] = []
+            for _, convolution in self.branch():
+                chain += convolution.canonical(in_shape)
+                in_shape = convolution.out_shape(in_shape)
+            return tuple(chain)
+        equal_to_b = {"A": not self.changes_shape(in_shape), "C": self.changes_shape(in_shape)}
+        if equal_to_b.get(self.shortcut, False):
+            return (dataclasses.replace(self, shortcut="B"),)
+        return (self,)
+
+    def build(self, in_shape: Shape) -> nn.Module:
+        from torch import nn
+
+        from search_spaces.blocks.modules import (
+            Bottleneck,
+            ZeroPadShortcut,
+            conv_norm_activation,
+        )
+
+        branch = self.branch()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        shape = in_shape
+        for name, convolution in branch:
+            last = name == branch[-1][0] and self.shortcut != "none"
+            spec = dataclasses.replace(convolution, activation="linear") if last else convolution
+            layers[name] = spec.build(shape)
+            shape = spec.out_shape(shape)
+        if self.shortcut == "none":
+            return nn.Sequential(layers)
+        around: nn.Module | None = None
+        if self.shortcut == "A" and self.changes_shape(in_shape):
+            around = ZeroPadShortcut(self.out - in_shape[0], self.stride)
+        elif self.shortcut == "C" or self.changes_shape(in_shape):
+            around = conv_norm_activation(in_shape[0], self.out, stride=self.stride)
+        return Bottleneck(nn.Sequential(layers), around, self.activation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualBasic(_Residual):
+    """Two k x k convolutions and a shortcut; ResNet, figure 5 (left).
+
+    (channels, h, w) -> (out, ceil(h / stride), ceil(w / stride)). Each convolution has a batch
+    norm; the activation follows the first, and the addition. The first one strides.
+
+    Raises:
+        SpecError: values that cannot be built; shortcut A where channels would be lost.
+    """
+
+    op: ClassVar[str] = "residual_basic"
+
+    def branch(self) -> list[tuple[str, ConvNormActivation]]:
+        return [
+            (name, ConvNormActivation(
+                out=self.out,
+                kernel_size=self.kernel_size,
+                stride=stride,
+                activation=self.activation,
+            ))
+            for name, stride in (("first", self.stride), ("second", 1))
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualBottleneck(_Residual):
+    """1x1 reduction, k x k, 1x1 restoration, plus a shortcut, then the activation.
+
+    ResNet, figure 5 (right). (channels, h, w) -> (out, ceil(h / stride), ceil(w / stride)). The
+    inner layers have round(out / reduction) channels. Every convolution has a batch norm; all but
+    the last are followed by the activation, the last by it after the addition. The stride is on
+    the k x k convolution, as torchvision has it; `stride_at: reduce` puts it on the first, as the
+    paper. With `groups`, the cardinality, the k x k convolution is ResNeXt's (arXiv 1611.05431,
+    figure 3c).
+
+    Raises:
+        SpecError: values that cannot be built; `groups` that do not divide the inner channels.
+    """
+
+    op: ClassVar[str] = "residual_bottleneck"
+    reduction: float = 4.0
+    groups: int = 1
+    stride_at: Literal["spatial", "reduce"] = "spatial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "groups")
         if self.reduction <= 0 or self.hidden_channels < 1:
             raise SpecError(
                 f"{self.op}.reduction: {self.reduction} leaves no inner channel of out={self.out}"
+            )
+        if self.hidden_channels % self.groups:
+            raise SpecError(
+                f"{self.op}.groups: {self.groups} does not divide the {self.hidden_channels} "
+                "inner channels"
             )
 
     @property
@@ -58,36 +163,36 @@ class ResidualBottleneck(Block):
         """The width of the inner layers."""
         return round(self.out / self.reduction)
 
-    def out_shape(self, in_shape: Shape) -> Shape:
-        return windowed_shape(in_shape, self.out, self.kernel_size, self.stride)
+    def branch(self) -> list[tuple[str, ConvNormActivation]]:
+        first = self.stride if self.stride_at == "reduce" else 1
+        hidden, activation = self.hidden_channels, self.activation
+        return [
+            ("reduce", ConvNormActivation(
+                out=hidden, kernel_size=1, stride=first, activation=activation
+            )),
+            ("spatial", ConvNormActivation(
+                out=hidden,
+                kernel_size=self.kernel_size,
+                stride=self.stride // first,
+                groups=self.groups,
+                activation=activation,
+            )),
+            ("restore", ConvNormActivation(out=self.out, kernel_size=1, activation=activation)),
+        ]  # fmt: skip
 
     def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
-        del in_shape
-        reduction = self.out / self.hidden_channels
-        if reduction == self.reduction:
-            return (self,)
-        return (dataclasses.replace(self, reduction=reduction),)
-
-    def build(self, in_shape: Shape) -> nn.Module:
-        from torch import nn
-
-        from search_spaces.blocks.modules import Bottleneck, conv_norm_activation
-
-        channels, hidden = in_shape[0], self.hidden_channels
-        branch: OrderedDict[str, nn.Module] = OrderedDict()
-        branch["reduce"] = conv_norm_activation(channels, hidden, activation=self.activation)
-        branch["spatial"] = conv_norm_activation(
-            hidden,
-            hidden,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            activation=self.activation,
+        chain = super().canonical(in_shape)
+        if self.shortcut == "none":
+            return chain
+        return tuple(
+            dataclasses.replace(
+                block,
+                reduction=self.out / self.hidden_channels,
+                stride_at="spatial" if self.stride == 1 else self.stride_at,
+            )
+            for block in chain
+            if isinstance(block, ResidualBottleneck)
         )
-        branch["restore"] = conv_norm_activation(hidden, self.out)
-        projection = None
-        if self.stride != 1 or channels != self.out:
-            projection = conv_norm_activation(channels, self.out, stride=self.stride)
-        return Bottleneck(nn.Sequential(branch), projection, self.activation)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,39 +1,35 @@
-"""The staged space that YAML describes: stem, stages of blocks, head, and five dimensions.
+"""The staged space that YAML describes: stem, stages of blocks, head, and their dimensions.
 
 A network is a stem convolution, stages whose first block strides, an optional 1x1 convolution, and
 a global average pool with a linear layer. Of every block may be chosen, for the whole network, per
-stage or per block: `width_multiplier`, `block_type`, `expand_ratio`, `kernel_size` and
-`bottleneck_activation`; also `depth` per stage and the input `resolution`.
+stage or per block: its `width_multiplier`, its `block_type`, and the dimensions that the type has
+(`staged_types`); also `depth` per stage and the input `resolution`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from nasctl.arch import Architecture, Block, Scalar, Shape
+from nasctl.errors import SpecError
 from nasctl.space import Choices, Family
 from search_spaces.blocks import (
     ConvNormActivation,
-    DepthwiseSeparable,
     GlobalPoolLinear,
-    InvertedResidual,
-    ResidualBottleneck,
-    Skip,
+    GlobalPoolMlp,
+    MaxPool,
 )
 from search_spaces.blocks.shapes import make_divisible
 from search_spaces.staged_count import count_networks
 from search_spaces.staged_decisions import staged_decisions, variable_name
-from search_spaces.staged_options import (
-    DEFAULTS,
-    TYPE_DIMENSIONS,
-    StagedOptions,
-    read_options,
-)
+from search_spaces.staged_options import StagedOptions, read_options
 from search_spaces.staged_reach import reachable_blocks, walk
+from search_spaces.staged_types import DIMENSIONS, Slot
 
-NETWORK_NAMES = ("resolution", *DEFAULTS)
+NETWORK_NAMES = ("resolution", *DIMENSIONS)
 MEMO_ENTRIES = 100_000
 
 
@@ -44,15 +40,16 @@ def staged(*, input_shape: Shape, num_classes: int, **options: Any) -> Family:
         input_shape: (channels, height, width) of the data.
         num_classes: of the data.
         options: as in `conf/mbv2_space.yaml`:
-            `stem` {channels 16, kernel_size 3, stride 1, activation relu6}; `stages`, each
-            {channels, depth 1, stride 1} and its own value of any dimension; `head` {channels 0,
-            dropout 0}; `resolution` (default: the data's size); the dimensions
-            `width_multiplier` 1, `block_type` inverted_residual, `expand_ratio` 6,
-            `kernel_size` 3 and `bottleneck_activation` linear. A dimension, like `depth` and
-            `resolution`, is a value or a list of choices; or {choices, scope}, scope being
-            network, stage or block. The scope of a plain list is network for
-            `width_multiplier` and `bottleneck_activation`, stage for the others. With any other
-            scope of `width_multiplier`, stem and head keep their width.
+            `stem` {channels 16, kernel_size 3, stride 1, activation relu6, pool 1: the stride of
+            a 3x3 max pool}; `stages`, each {channels, depth 1, stride 1} and its own value of any
+            dimension; `head` {channels 0: of a 1x1 convolution, hidden 0: of a linear layer after
+            the pooling, activation relu6, dropout 0}; `resolution` (default: the data's size); the
+            dimensions `width_multiplier` 1, `block_type` inverted_residual, and those of the block
+            types. A dimension, like `depth` and `resolution`, is a value or a list of choices; or
+            {choices, scope}, scope being network, stage or block. The scope of a plain list is
+            network for `width_multiplier` and `bottleneck_activation`, stage for the others. With
+            any other scope of `width_multiplier`, stem and head keep their width. A choice of
+            `block_type` may settle dimensions too: {block_type: vgg, layers: 2}.
 
     Channels, hidden ones included, are rounded to multiples of 8 by `make_divisible`; the final
     1x1 convolution is widened by multipliers above 1 and not narrowed by those below (as
@@ -72,9 +69,16 @@ def staged(*, input_shape: Shape, num_classes: int, **options: Any) -> Family:
 
 
 class Placed(NamedTuple):
-    """A block (None: an identity) that was placed on an input shape, and its output shape."""
+    """Canonical blocks that were placed on an input shape; none for an identity.
 
-    block: Block | None
+    Attributes:
+        blocks: in order.
+        shapes: after each of them.
+        shape: after all, also where there are none.
+    """
+
+    blocks: tuple[Block, ...]
+    shapes: tuple[Shape, ...]
     shape: Shape
 
 
@@ -133,7 +137,7 @@ class StagedSpace:
             index: of the stage, from 0.
             first: whether it is the one that strides.
             in_shape: what it is fed.
-            values: of the dimensions in the order of `DEFAULTS`; None where the type has none.
+            values: of `DIMENSIONS`, in order; None for the type's own, or where it has none.
 
         Raises:
             SpecError: it does not fit.
@@ -142,16 +146,33 @@ class StagedSpace:
         placed = self._placed.get(key)
         if placed is None:
             stage = self.options.stages[index]
-            out = make_divisible(stage.channels * cast(float, values[0]))
-            block = _make_block(out, stage.stride if first else 1, in_shape[0], values[1:])
-            chain = block.canonical(in_shape)
-            shape = block.out_shape(in_shape)
-            last = self._blocks.setdefault(chain[0], chain[0]) if chain else None
-            placed = self._placed[key] = Placed(last, shape)
+            slot = Slot(
+                out=make_divisible(stage.channels * cast(float, values[0])),
+                stride=stage.stride if first else 1,
+                channels=in_shape[0],
+            )
+            alternative = self.options.alternatives[cast(str, values[1])]
+            block = alternative.make(slot, dict(zip(DIMENSIONS, values, strict=True)))
+            placed = self._placed[key] = self._place(block, in_shape)
         return placed
 
+    def _keyed(self, key: str, block: Block, in_shape: Shape) -> Placed:
+        try:
+            return self._place(block, in_shape)
+        except SpecError as error:
+            raise SpecError([f"{key}: {p}" for p in error.problems]) from None
+
+    def _place(self, block: Block, in_shape: Shape) -> Placed:
+        shape = in_shape
+        blocks, shapes = [], []
+        for part in block.canonical(in_shape):
+            shape = part.out_shape(shape)
+            blocks.append(self._blocks.setdefault(part, part))
+            shapes.append(shape)
+        return Placed(tuple(blocks), tuple(shapes), shape)
+
     def stem(self, input_shape: Shape, width: float) -> Placed:
-        """The first convolution, for a width multiplier."""
+        """The first convolution, and the pooling after it, for a width multiplier."""
         options = self.options
         block = ConvNormActivation(
             out=make_divisible(options.stem_channels * width),
@@ -159,21 +180,38 @@ class StagedSpace:
             stride=options.stem_stride,
             activation=options.stem_activation,
         )
-        return Placed(block.canonical(input_shape)[0], block.out_shape(input_shape))
+        placed = self._keyed("stem.stride", block, input_shape)
+        if options.stem_pool == 1:
+            return placed
+        max_pool = MaxPool(kernel_size=3, stride=options.stem_pool)
+        pool = self._keyed("stem.pool", max_pool, placed.shape)
+        return Placed(placed.blocks + pool.blocks, placed.shapes + pool.shapes, pool.shape)
 
-    def head(self, in_shape: Shape, width: float) -> list[Placed]:
+    def head(self, in_shape: Shape, width: float) -> Placed:
         """The optional 1x1 convolution and the classifier, for a width multiplier."""
-        chain: list[Placed] = []
-        if self.options.head_channels:
-            convolution = ConvNormActivation(
-                out=make_divisible(self.options.head_channels * max(1, width)),
-                kernel_size=1,
-                activation="relu6",
+        options = self.options
+        chain: list[Block] = []
+        if options.head_channels:
+            out = make_divisible(options.head_channels * max(1, width))
+            chain.append(
+                ConvNormActivation(out=out, kernel_size=1, activation=options.head_activation)
             )
-            in_shape = convolution.out_shape(in_shape)
-            chain.append(Placed(convolution, in_shape))
-        pool = GlobalPoolLinear(out=self.options.num_classes, dropout=self.options.dropout)
-        return [*chain, Placed(pool, pool.out_shape(in_shape))]
+        if options.head_hidden:
+            chain.append(
+                GlobalPoolMlp(
+                    out=options.num_classes,
+                    hidden=make_divisible(options.head_hidden * max(1, width)),
+                    activation=options.head_activation,
+                    dropout=options.dropout,
+                )
+            )
+        else:
+            chain.append(GlobalPoolLinear(out=options.num_classes, dropout=options.dropout))
+        shapes = []
+        for block in chain:
+            in_shape = block.out_shape(in_shape)
+            shapes.append(in_shape)
+        return Placed(tuple(chain), tuple(shapes), in_shape)
 
     # Decoding
 
@@ -204,8 +242,8 @@ class StagedSpace:
             self._refuse(choices)
         part = self._heads.get((shape, network[1]))
         if part is None:
-            chain = self.head(shape, self.base_width(network[1]))
-            part = self._heads[shape, network[1]] = _part(chain, shape, 0, 0)
+            head = self.head(shape, self.base_width(network[1]))
+            part = self._heads[shape, network[1]] = _part([head], shape, 0, 0)
         return Architecture.of_canonical(
             blocks=blocks + part.blocks,
             shapes=shapes + part.shapes,
@@ -243,7 +281,7 @@ class StagedSpace:
         given_network = dict(zip(NETWORK_NAMES, network, strict=True))
         read: set[str] = set()
 
-        def value(name: str | None, fixed: Scalar) -> Scalar:
+        def value(name: str | None, fixed: Scalar | None) -> Scalar | None:
             if name is None:
                 return fixed
             read.add(name)
@@ -257,11 +295,12 @@ class StagedSpace:
         depth_name = f"stage{i + 1}.depth" if len(stage.depths) > 1 else None
         for j in range(1, cast(int, value(depth_name, stage.depths[0])) + 1):
 
-            def read_dimension(name: str, block: int = j) -> Scalar:
+            def read_dimension(name: str, block: int = j) -> Scalar | None:
                 dimension = stage.dimensions[name]
                 return value(variable_name(name, dimension, i, block), dimension.choices[0])
 
             block_type = cast(str, read_dimension("block_type"))
+            own = self.options.alternatives[block_type].dimensions
             placed = self.place(
                 i,
                 j == 1,
@@ -270,9 +309,9 @@ class StagedSpace:
                     block_type
                     if n == "block_type"
                     else read_dimension(n)
-                    if n == "width_multiplier" or n in TYPE_DIMENSIONS[block_type]
+                    if n == "width_multiplier" or n in own
                     else None
-                    for n in DEFAULTS
+                    for n in DIMENSIONS
                 ),
             )
             shape = placed.shape
@@ -283,33 +322,10 @@ class StagedSpace:
         return _remember(plan.memo, key, _part(chain, in_shape, mask, len(given)))
 
 
-def _make_block(out: int, stride: int, channels: int, values: tuple[Scalar | None, ...]) -> Block:
-    block_type, expand_ratio, kernel, bottleneck_activation = values
-    kernel_size = cast(int, kernel)
-    if block_type == "inverted_residual":
-        return InvertedResidual(
-            out=out,
-            kernel_size=kernel_size,
-            stride=stride,
-            expand_ratio=make_divisible(channels * cast(float, expand_ratio)) / channels,
-            bottleneck_activation=cast(str, bottleneck_activation),
-        )
-    if block_type == "depthwise_separable":
-        return DepthwiseSeparable(out=out, kernel_size=kernel_size, stride=stride)
-    if block_type == "residual_bottleneck":
-        return ResidualBottleneck(
-            out=out,
-            kernel_size=kernel_size,
-            stride=stride,
-            reduction=out / make_divisible(out / 4),
-        )
-    return Skip(out=out, stride=stride)
-
-
 def _part(chain: list[Placed], shape: Shape, network_names: int, num_choices: int) -> _Part:
     return _Part(
-        tuple(p.block for p in chain if p.block is not None),
-        tuple(p.shape for p in chain if p.block is not None),
+        tuple(itertools.chain.from_iterable(p.blocks for p in chain)),
+        tuple(itertools.chain.from_iterable(p.shapes for p in chain)),
         chain[-1].shape if chain else shape,
         network_names,
         num_choices,

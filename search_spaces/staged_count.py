@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nasctl.arch import Block, Scalar, Shape
-from search_spaces.staged_options import DEFAULTS, TYPE_DIMENSIONS
 from search_spaces.staged_reach import network_widths
+from search_spaces.staged_types import DIMENSIONS
 
 if TYPE_CHECKING:
     from search_spaces.staged import StagedSpace
 
-Values = tuple[Scalar | None, ...]  # of the dimensions in the order of DEFAULTS; None: open
+Values = tuple[Scalar | None, ...]  # of DIMENSIONS, in order; None: open
 
 MAX_STEPS = 500_000
 """Transitions of the determinised automaton that are followed: some seconds."""
 
-OPEN: Values = (None,) * len(DEFAULTS)
+OPEN: Values = (None,) * len(DIMENSIONS)
 
 
 class _State(NamedTuple):
@@ -36,21 +36,35 @@ class _State(NamedTuple):
     within: Values  # of the stage
 
 
+class _Within(NamedTuple):
+    """Between the blocks that one choice expands to."""
+
+    letters: tuple[Block, ...]  # still to come
+    target: _State
+
+
+_Place = _State | _Within
+
+
+def _after(letters: tuple[Block, ...], target: _State) -> _Place:
+    return _Within(letters, target) if letters else target
+
+
 def count_networks(space: StagedSpace, *, max_steps: int = MAX_STEPS) -> int | None:
     """The exact number of distinct networks; None if that takes more than `max_steps`."""
     automaton = _Automaton(space)
     total = 0
     for input_shape in space.options.input_shapes:
-        starts: dict[Block, set[_State]] = {}
+        starts: dict[tuple[Block, ...], set[_Place]] = {}
         for width in network_widths(space.options):
             base = space.base_width(width)
             stem = space.stem(input_shape, base)
             state = _State(0, 1, stem.shape, base, (width, *OPEN[1:]), OPEN)
-            starts.setdefault(cast(Block, stem.block), set()).add(state)
+            starts.setdefault(stem.blocks, set()).add(state)
         # Stems of different width lead to different states.
         ways = {automaton.closure(states): 1 for states in starts.values()}
         while ways:
-            after: dict[frozenset[_State], int] = {}
+            after: dict[frozenset[_Place], int] = {}
             for subset, n in ways.items():
                 ends, letters = automaton.step(subset)
                 total += n * ends
@@ -67,10 +81,10 @@ class _Automaton:
         self.space = space
         self.stages = space.options.stages
         self.steps = 0
-        self._moves: dict[_State, list[tuple[Block | None, _State]]] = {}
-        self._known: dict[frozenset[_State], tuple[int, list[frozenset[_State]]]] = {}
+        self._moves: dict[_Place, list[tuple[Block | None, _Place]]] = {}
+        self._known: dict[frozenset[_Place], tuple[int, list[frozenset[_Place]]]] = {}
 
-    def closure(self, states: set[_State]) -> frozenset[_State]:
+    def closure(self, states: set[_Place]) -> frozenset[_Place]:
         """With the states that identities lead to."""
         found, queue = set(states), list(states)
         while queue:
@@ -80,15 +94,15 @@ class _Automaton:
                     queue.append(target)
         return frozenset(found)
 
-    def step(self, subset: frozenset[_State]) -> tuple[int, list[frozenset[_State]]]:
+    def step(self, subset: frozenset[_Place]) -> tuple[int, list[frozenset[_Place]]]:
         """How many words end after the head here, and where each letter leads."""
         if subset not in self._known:
             heads = {
-                tuple(placed.block for placed in self.space.head(state.shape, state.base))
+                self.space.head(state.shape, state.base).blocks
                 for state in subset
-                if state.stage == len(self.stages)
+                if isinstance(state, _State) and state.stage == len(self.stages)
             }
-            targets: dict[Block, set[_State]] = {}
+            targets: dict[Block, set[_Place]] = {}
             for state in subset:
                 for letter, target in self.moves(state):
                     self.steps += 1
@@ -97,15 +111,18 @@ class _Automaton:
             self._known[subset] = len(heads), [self.closure(t) for t in targets.values()]
         return self._known[subset]
 
-    def moves(self, state: _State) -> list[tuple[Block | None, _State]]:
+    def moves(self, state: _Place) -> list[tuple[Block | None, _Place]]:
         """(letter, next state); the letter is None for an identity."""
         if state not in self._moves:
-            found: dict[tuple[Block | None, _State], None] = {}
-            if state.stage < len(self.stages):
+            found: dict[tuple[Block | None, _Place], None] = {}
+            if isinstance(state, _Within):
+                found[state.letters[0], _after(state.letters[1:], state.target)] = None
+            elif state.stage < len(self.stages):
                 for values, network, within in self._open(state):
                     placed = self.space.place(state.stage, state.block == 1, state.shape, values)
+                    letter = placed.blocks[0] if placed.blocks else None
                     for target in self._targets(state, placed.shape, network, within):
-                        found[placed.block, target] = None
+                        found[letter, _after(placed.blocks[1:], target)] = None
             self._moves[state] = list(found)
         return self._moves[state]
 
@@ -115,12 +132,13 @@ class _Automaton:
         A choice that blocks share is made when the first of them needs it, not before.
         """
         dimensions = self.stages[state.stage].dimensions
+        alternatives = self.space.options.alternatives
         pending: list[tuple[Values, Values, Values]] = [((), state.network, state.within)]
-        for i, name in enumerate(DEFAULTS):
+        for i, name in enumerate(DIMENSIONS):
             dimension = dimensions[name]
             after: list[tuple[Values, Values, Values]] = []
             for values, network, within in pending:
-                if i > 1 and name not in TYPE_DIMENSIONS[cast(str, values[1])]:
+                if i > 1 and name not in alternatives[cast(str, values[1])].dimensions:
                     after.append(((*values, None), network, within))
                     continue
                 shared = {"network": network, "stage": within}.get(dimension.scope, OPEN)
@@ -146,6 +164,6 @@ class _Automaton:
             later = self.stages[state.stage + 1 :]
             open_again = tuple(
                 value if any(s.dimensions[name].scope == "network" for s in later) else None
-                for name, value in zip(DEFAULTS, network, strict=True)
+                for name, value in zip(DIMENSIONS, network, strict=True)
             )
             yield _State(state.stage + 1, 1, shape, state.base, open_again, OPEN)

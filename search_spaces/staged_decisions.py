@@ -8,9 +8,11 @@ from typing import cast
 
 from nasctl.arch import Scalar
 from nasctl.space import Decision, SearchSpace
-from search_spaces.staged_options import DEFAULTS, TYPE_DIMENSIONS, Dimension, StagedOptions
+from search_spaces.staged_options import Dimension, StagedOptions
+from search_spaces.staged_types import DIMENSIONS
 
 Condition = Mapping[str, tuple[Scalar, ...]]
+Choices = tuple[Scalar, ...]
 
 
 def variable_name(name: str, dimension: Dimension, index: int, block: int) -> str | None:
@@ -76,7 +78,7 @@ def _declared(options: StagedOptions) -> Iterator[Decision]:
 def _dimensions_of_blocks(options: StagedOptions) -> Iterator[tuple[int, int, str]]:
     for index, stage in enumerate(options.stages):
         for block in range(1, stage.depths[-1] + 1):
-            for name in DEFAULTS:
+            for name in DIMENSIONS:
                 yield index, block, name
 
 
@@ -86,7 +88,7 @@ def _variables(options: StagedOptions) -> Iterator[tuple[str, tuple[Scalar, ...]
         yield "resolution", tuple(shape[1] for shape in options.input_shapes)
     for name, dimension in options.dimensions.items():
         if dimension.scope == "network" and not dimension.fixed:
-            yield name, dimension.choices
+            yield name, cast(Choices, dimension.choices)
     for index, stage in enumerate(options.stages):
         if len(stage.depths) > 1:
             yield f"stage{index + 1}.depth", stage.depths
@@ -95,7 +97,7 @@ def _variables(options: StagedOptions) -> Iterator[tuple[str, tuple[Scalar, ...]
             for block, (name, dimension) in itertools.product(numbers, stage.dimensions.items()):
                 variable = variable_name(name, dimension, index, block)
                 if variable is not None and dimension.scope == scope:
-                    yield variable, dimension.choices
+                    yield variable, cast(Choices, dimension.choices)
 
 
 def _matters(options: StagedOptions, name: str, index: int, block: int) -> Condition | None:
@@ -108,7 +110,8 @@ def _matters(options: StagedOptions, name: str, index: int, block: int) -> Condi
     if name in ("width_multiplier", "block_type"):
         return exists
     types = stage.dimensions["block_type"]
-    users = tuple(t for t in types.choices if name in TYPE_DIMENSIONS[cast(str, t)])
+    labels = cast(tuple[str, ...], types.choices)
+    users = tuple(t for t in labels if name in options.alternatives[t].dimensions)
     if not users:
         return None
     type_name = variable_name("block_type", types, index, block)

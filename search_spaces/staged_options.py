@@ -10,33 +10,22 @@ from nasctl.arch import Scalar, Shape
 from nasctl.errors import ConfigError, unknown
 from nasctl.fields import normal_number
 from search_spaces.blocks.shapes import ACTIVATION_ALIASES, ACTIVATIONS
+from search_spaces.staged_types import BLOCK_TYPES, DIMENSIONS, Alternative
 
 Scope = Literal["network", "stage", "block"]
 
 SCOPES: tuple[Scope, ...] = ("network", "stage", "block")
 
-TYPE_DIMENSIONS: Mapping[str, tuple[str, ...]] = {
-    "inverted_residual": ("expand_ratio", "kernel_size", "bottleneck_activation"),
-    "depthwise_separable": ("kernel_size",),
-    "residual_bottleneck": ("kernel_size",),
-    "skip": (),
-}
-"""For each block type the dimensions that it has, besides its width."""
-
-DEFAULTS: Mapping[str, Scalar] = {
+DEFAULTS: Mapping[str, Scalar | None] = {
+    **dict.fromkeys(DIMENSIONS),
     "width_multiplier": 1,
     "block_type": "inverted_residual",
-    "expand_ratio": 6,
-    "kernel_size": 3,
-    "bottleneck_activation": "linear",
 }
-"""The dimensions in the order in which they are decided, with the values of MobileNetV2."""
+"""The dimensions in order, with the value where nothing is said; None is the block type's own."""
 
 LIST_SCOPES: Mapping[str, Scope] = {
+    **dict.fromkeys(DIMENSIONS, "stage"),
     "width_multiplier": "network",
-    "block_type": "stage",
-    "expand_ratio": "stage",
-    "kernel_size": "stage",
     "bottleneck_activation": "network",
 }
 """The scope of a plain list: the block's form per stage, as MnasNet does it; the rest once."""
@@ -48,7 +37,7 @@ MAX_STAGES, MAX_DEPTH, MAX_CHANNELS, MAX_SIDE, MAX_CHOICES = 32, 64, 65_536, 4_0
 class Dimension:
     """A property of blocks: its alternatives and over how much of the network they agree."""
 
-    choices: tuple[Scalar, ...]
+    choices: tuple[Scalar | None, ...]
     scope: Scope
 
     @property
@@ -73,9 +62,11 @@ class StagedOptions:
 
     Attributes:
         input_shapes: one per resolution, in the order of choice.
-        stem: channels, kernel_size, stride, activation.
+        stem: channels, kernel_size, stride, activation; and the stride of a 3x3 max pool after it.
         dimensions: of the network; a stage has these too unless it overrides them.
+        alternatives: what the choices of `block_type` stand for.
         head_channels: of the final 1x1 convolution; 0 is none.
+        head_hidden: of a linear layer after the pooling (MobileNetV3's head); 0 is none.
     """
 
     input_shapes: tuple[Shape, ...]
@@ -84,10 +75,14 @@ class StagedOptions:
     stem_kernel_size: int
     stem_stride: int
     stem_activation: str
+    stem_pool: int
     stages: tuple[Stage, ...]
     head_channels: int
+    head_hidden: int
+    head_activation: str
     dropout: float
     dimensions: Mapping[str, Dimension]
+    alternatives: Mapping[str, Alternative]
 
 
 class _Reader:
@@ -95,6 +90,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.alternatives: dict[str, Alternative] = {}
 
     def mapping(self, value: Any, path: str, known: tuple[str, ...]) -> Mapping[str, Any]:
         """A mapping with known keys; an empty one where it is not."""
@@ -170,7 +166,7 @@ class _Reader:
 
     def dimension(self, name: str, value: Any, path: str, scope: Scope) -> Dimension:
         """A fixed value, a list of choices, or `{choices, scope}`."""
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not (name == "block_type" and "block_type" in value):
             given = self.mapping(value, path, ("choices", "scope"))
             if "scope" in given:
                 read = self.name(given["scope"], f"{path}.scope", "scope", SCOPES)
@@ -178,17 +174,66 @@ class _Reader:
             value, path = self.required(given, "choices", path), f"{path}.choices"
             if value is None:
                 return Dimension(choices=(DEFAULTS[name],), scope=scope)
+        if value is None:  # the block type's own
+            return Dimension(choices=(None,), scope="network")
         return Dimension(choices=self.choices(value, path, self._one(name)), scope=scope)
 
     def _one(self, name: str) -> Callable[[Any, str], Scalar]:
         readers: dict[str, Callable[[Any, str], Scalar]] = {
             "width_multiplier": lambda v, p: self.number(v, p, 0.01, 16),
+            "block_type": self.block_type,
             "expand_ratio": lambda v, p: self.number(v, p, 0.1, 64),
             "kernel_size": self.odd,
             "bottleneck_activation": self.activation,
-            "block_type": lambda v, p: self.name(v, p, "block type", tuple(TYPE_DIMENSIONS)),
+            "activation": self.activation,
+            "se_ratio": lambda v, p: self.number(v, p, 0, 1),
+            "residual": self.truth,
+            "shortcut": lambda v, p: self.name(v, p, "shortcut", ("A", "B", "C", "none")),
+            "reduction": lambda v, p: self.number(v, p, 0.1, 64),
+            "cardinality": lambda v, p: self.whole(v, p, 1, MAX_CHANNELS),
+            "groups": lambda v, p: self.whole(v, p, 1, MAX_CHANNELS),
+            "growth_rate": lambda v, p: self.whole(v, p, 1, MAX_CHANNELS),
+            "layers": lambda v, p: self.whole(v, p, 1, MAX_DEPTH),
+            "combine": lambda v, p: self.name(v, p, "way to combine", ("concat", "add")),
+            "depthwise_activation": self.activation,
         }
         return readers[name]
+
+    def truth(self, value: Any, path: str) -> bool:
+        """true or false."""
+        if not isinstance(value, bool):
+            self.problems.append(f"{path}: expected true or false, got {value!r}")
+        return value is True
+
+    def block_type(self, value: Any, path: str) -> str:
+        """A type by name, or a whole alternative: `{block_type: NAME, dimension: value, ...}`."""
+        fixed: dict[str, Scalar] = {}
+        kind = value
+        if isinstance(value, Mapping):
+            kind = self.required(value, "block_type", path)
+            if kind is None:
+                return next(iter(BLOCK_TYPES))
+            path_of_kind = f"{path}.block_type"
+        else:
+            path_of_kind = path
+        found = self.name(kind, path_of_kind, "block type", tuple(BLOCK_TYPES))
+        if found == kind and isinstance(value, Mapping):
+            known = tuple(BLOCK_TYPES[found].dimensions)
+            for name, given in value.items():
+                if name == "block_type":
+                    continue
+                if name not in known:
+                    what = f"dimension of {found}"
+                    self.problems.append(f"{path}.{name}: {unknown(what, name, known)}")
+                else:
+                    fixed[name] = self._one(name)(given, f"{path}.{name}")
+        alternative = Alternative(block_type=found, fixed=fixed)
+        self.alternatives[alternative.label] = alternative
+        return alternative.label
+
+    def kind_of(self, label: Scalar | None) -> str:
+        """The block type behind a choice."""
+        return self.alternatives[cast(str, label)].block_type
 
     def stage(self, value: Any, path: str, shared: Mapping[str, Dimension]) -> Stage:
         """One entry of `stages`; dimensions that it does not name are the network's."""
@@ -203,6 +248,17 @@ class _Reader:
                 self.problems.append(
                     f"{path}.{name}.scope: a stage's own choices have the scope stage or block"
                 )
+        types = own.get("block_type", shared["block_type"]).choices
+        known = {n for t in types for n in BLOCK_TYPES[self.kind_of(t)].dimensions}
+        for name in own:
+            if name in ("width_multiplier", "block_type") or name in known or self.problems:
+                continue
+            listed = ", ".join(n for n in DIMENSIONS if n in known) or "none"
+            kinds = ", ".join(dict.fromkeys(self.kind_of(t) for t in types))
+            self.problems.append(
+                f"{path}.{name}: no block type of this stage has it ({kinds}); their dimensions: "
+                f"{listed}"
+            )
         channels = self.required(given, "channels", path) if given else 1
         return Stage(
             channels=self.whole(channels, f"{path}.channels", 1, MAX_CHANNELS),
@@ -234,9 +290,11 @@ def read_options(input_shape: Shape, num_classes: int, options: Mapping[str, Any
         for name, default in DEFAULTS.items()
     }
     stem = reader.mapping(
-        given.get("stem", {}), "stem", ("channels", "kernel_size", "stride", "activation")
+        given.get("stem", {}), "stem", ("channels", "kernel_size", "stride", "activation", "pool")
     )
-    head = reader.mapping(given.get("head", {}), "head", ("channels", "dropout"))
+    head = reader.mapping(
+        given.get("head", {}), "head", ("channels", "hidden", "activation", "dropout")
+    )
     listed = given.get("stages")
     if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= MAX_STAGES:
         reader.problems.append(f"stages: expected a list of 1 to {MAX_STAGES} stages")
@@ -248,12 +306,16 @@ def read_options(input_shape: Shape, num_classes: int, options: Mapping[str, Any
         stem_kernel_size=reader.odd(stem.get("kernel_size", 3), "stem.kernel_size"),
         stem_stride=reader.whole(stem.get("stride", 1), "stem.stride", 1, MAX_SIDE),
         stem_activation=reader.activation(stem.get("activation", "relu6"), "stem.activation"),
+        stem_pool=reader.whole(stem.get("pool", 1), "stem.pool", 1, MAX_SIDE),
         stages=tuple(
             reader.stage(stage, f"stages.{i}", dimensions) for i, stage in enumerate(listed)
         ),
         head_channels=reader.whole(head.get("channels", 0), "head.channels", 0, MAX_CHANNELS),
+        head_hidden=reader.whole(head.get("hidden", 0), "head.hidden", 0, MAX_CHANNELS),
+        head_activation=reader.activation(head.get("activation", "relu6"), "head.activation"),
         dropout=reader.number(head.get("dropout", 0), "head.dropout", 0, 0.99),
         dimensions=dimensions,
+        alternatives=reader.alternatives,
     )
     if reader.problems:
         raise ConfigError(reader.problems)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from nasctl.arch import Block, Scalar, Shape
 from nasctl.errors import ConfigError, SpecError
-from search_spaces.blocks.shapes import make_divisible, windowed_shape
-from search_spaces.staged_options import DEFAULTS, TYPE_DIMENSIONS, Stage, StagedOptions
+from search_spaces.staged_options import Stage, StagedOptions
+from search_spaces.staged_types import DIMENSIONS
 
 if TYPE_CHECKING:
-    from search_spaces.staged import StagedSpace
+    from search_spaces.staged import Placed, StagedSpace
+
+
+NAMED = ("stride", *DIMENSIONS)
+"""What a problem may be about, if it begins with the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +59,20 @@ def walk(space: StagedSpace) -> Reached:
         try:
             shapes = {space.stem(input_shape, base).shape}
         except SpecError as error:
-            raise ConfigError([f"stem.stride: {p}" for p in error.problems]) from None
+            raise ConfigError(error.problems) from None
         stems.append((input_shape, base))
         for index, stage in enumerate(options.stages):
             exits: set[Shape] = set()
             for widths in _width_groups(stage, width):
-                # Blocks after the first have the same widths to choose from and keep the size, so
-                # that every one of them ends in the shapes that the first ends in.
-                after: set[Shape] = set()
-                for in_shape, w in itertools.product(sorted(shapes), widths):
-                    places[index, True, in_shape, w] = None
-                    after.add(_after_first(stage, index, in_shape, w))
-                if stage.depths[-1] > 1:
-                    for in_shape, w in itertools.product(sorted(after), widths):
-                        places[index, False, in_shape, w] = None
-                exits |= after
+                reached = shapes
+                for block in range(1, stage.depths[-1] + 1):
+                    now = [(block == 1, s, w) for s in sorted(reached) for w in widths]
+                    reached = set()
+                    for first, in_shape, w in now:
+                        places[index, first, in_shape, w] = None
+                        reached |= _exits(space, index, first, in_shape, w)
+                    if block in stage.depths:
+                        exits |= reached
             shapes = exits
         ends.update(dict.fromkeys((shape, base) for shape in sorted(shapes)))
     return Reached(stems=tuple(stems), places=tuple(places), ends=tuple(ends))
@@ -78,18 +82,17 @@ def reachable_blocks(space: StagedSpace) -> list[tuple[Block, Shape]]:
     """Every (block, input shape) of every network, each once, in the order of the chain."""
     reached = walk(space)
     found: dict[tuple[Block, Shape], None] = {}
+
+    def add(placed: Placed, in_shape: Shape) -> None:
+        found.update(dict.fromkeys(zip(placed.blocks, (in_shape, *placed.shapes), strict=False)))
+
     for input_shape, base in reached.stems:
-        found[cast(Block, space.stem(input_shape, base).block), input_shape] = None
+        add(space.stem(input_shape, base), input_shape)
     for index, first, in_shape, width in reached.places:
-        for values in _values(space.options.stages[index], width):
-            block = space.place(index, first, in_shape, values).block
-            if block is not None:
-                found[block, in_shape] = None
+        for values in _values(space.options, space.options.stages[index], width):
+            add(space.place(index, first, in_shape, values), in_shape)
     for end, base in reached.ends:
-        shape = end
-        for placed in space.head(shape, base):
-            found[cast(Block, placed.block), shape] = None
-            shape = placed.shape
+        add(space.head(end, base), end)
     return list(found)
 
 
@@ -102,23 +105,40 @@ def _width_groups(stage: Stage, network_width: Scalar | None) -> list[tuple[floa
     return [choices] if dimension.scope == "block" else [(w,) for w in choices]
 
 
-def _after_first(stage: Stage, index: int, in_shape: Shape, width: float) -> Shape:
-    kernel_size = max(cast(tuple[int, ...], stage.dimensions["kernel_size"].choices))
-    out = make_divisible(stage.channels * width)
-    try:
-        return windowed_shape(in_shape, out, kernel_size, stage.stride)
-    except SpecError as error:
-        raise ConfigError(
-            [f"stages.{index}.stride: stage {index + 1} cannot exist: {p}" for p in error.problems]
-        ) from None
+def _exits(
+    space: StagedSpace, index: int, first: bool, in_shape: Shape, width: float
+) -> set[Shape]:
+    """The shapes after a block of a stage, whatever is chosen of it.
+
+    Raises:
+        ConfigError: one of the choices cannot exist there.
+    """
+    stage = space.options.stages[index]
+    found: set[Shape] = set()
+    for values in _values(space.options, stage, width):
+        try:
+            found.add(space.place(index, first, in_shape, values).shape)
+        except SpecError as error:
+            size = "x".join(map(str, in_shape))
+            where = f"{values[1]} cannot stand in stage{index + 1} on a {size} map"
+            keys = [re.split(r"\W", p, maxsplit=1)[0] for p in error.problems]
+            raise ConfigError(
+                [
+                    f"stages.{index}{f'.{key}' if key in NAMED else ''}: {where}: {p}"
+                    for key, p in zip(keys, error.problems, strict=True)
+                ]
+            ) from None
+    return found
 
 
-def _values(stage: Stage, width: float) -> Iterator[tuple[Scalar | None, ...]]:
+def _values(
+    options: StagedOptions, stage: Stage, width: float
+) -> Iterator[tuple[Scalar | None, ...]]:
     """Every combination of the dimensions that a block of the stage has, in their order."""
     for block_type in stage.dimensions["block_type"].choices:
-        own = TYPE_DIMENSIONS[cast(str, block_type)]
-        options: list[tuple[Scalar | None, ...]] = [
-            stage.dimensions[n].choices if n in own else (None,) for n in DEFAULTS
+        own = options.alternatives[cast(str, block_type)].dimensions
+        choices: list[tuple[Scalar | None, ...]] = [
+            stage.dimensions[n].choices if n in own else (None,) for n in DIMENSIONS
         ]
-        options[:2] = [(width,), (block_type,)]
-        yield from itertools.product(*options)
+        choices[:2] = [(width,), (block_type,)]
+        yield from itertools.product(*choices)

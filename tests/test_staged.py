@@ -19,7 +19,7 @@ from nasctl.arch import Architecture
 from nasctl.errors import ConfigError, SpecError
 from nasctl.space import Family, measure_space
 from search_spaces import FAMILIES
-from search_spaces.blocks import BLOCKS, DepthwiseSeparable, InvertedResidual
+from search_spaces.blocks import BLOCKS, DepthwiseSeparable, ExpansionResidual, InvertedResidual
 from search_spaces.staged import StagedSpace, staged
 from search_spaces.staged_count import count_networks
 from search_spaces.staged_options import read_options
@@ -107,13 +107,40 @@ SPACES: dict[str, dict[str, Any]] = {
     "stages of their own": {
         "stem": STEM,
         "stages": [
-            {"channels": 8, "depth": [1, 2], "block_type": "skip", "kernel_size": [3, 5]},
+            {"channels": 8, "depth": [1, 2], "block_type": "skip"},
             {"channels": 16, "depth": [1, 2], "block_type": TYPES, "width_multiplier": [0.5, 1]},
             {"channels": 16, "expand_ratio": scoped([1, 2], "block"), "kernel_size": 5},
         ],
         "kernel_size": scoped([3, 5], "network"),
         "bottleneck_activation": scoped(["linear", "relu", "relu6"], "stage"),
         "width_multiplier": [1, 2],
+    },
+    "whole alternatives": {
+        "stem": STEM,
+        "stages": [{"channels": 8, "depth": 2}, {"channels": 16, "depth": [1, 2], "stride": 2}],
+        "block_type": scoped(
+            [
+                "skip",
+                {"block_type": "inverted_residual", "kernel_size": 3, "expand_ratio": 1},
+                {"block_type": "inverted_residual", "kernel_size": 5},
+            ],
+            "block",
+        ),
+        "expand_ratio": scoped([1, 2], "stage"),
+    },
+    "choices of several blocks": {  # a plain twin is two convolutions, as two blocks are
+        "stem": {"channels": 8, "pool": 2},
+        "stages": [{"channels": 8, "depth": [1, 2, 3, 4]}, {"channels": 16, "depth": [1, 2]}],
+        "block_type": scoped(["conv", "residual_basic", "skip"], "block"),
+        "shortcut": scoped(["A", "B", "none"], "stage"),
+        "head": {"channels": 8, "hidden": 16, "activation": "hard_swish"},
+    },
+    "expanded maps": {  # channels between the blocks differ from those of the stage
+        "stem": STEM,
+        "stages": [{"channels": 8, "depth": [1, 3]}, {"channels": 8, "depth": 1}],
+        "block_type": scoped(["expansion_residual", "skip"], "block"),
+        "expand_ratio": scoped([1, 2], "block"),
+        "residual": [True, False],
     },
 }
 
@@ -154,7 +181,8 @@ def test_a_choice_is_active_only_if_it_reaches_a_block(small: Family) -> None:
     for _ in range(40):
         choices = small.space.sample(rng)
         a = small.decode(choices)
-        if not any(isinstance(b, InvertedResidual | DepthwiseSeparable) for b in a.blocks):
+        users = InvertedResidual | DepthwiseSeparable | ExpansionResidual
+        if not any(isinstance(b, users) for b in a.blocks):
             assert not [n for n in choices if "bottleneck" in n or "expand" in n]
 
 
@@ -359,7 +387,9 @@ def test_all_problems_come_at_once() -> None:
 def test_a_network_that_cannot_exist_is_found_without_building() -> None:
     stages = [{"channels": 8, "stride": 2}] * 4
     family(16, stem=STEM, stages=stages)
-    with pytest.raises(ConfigError, match=r"stages.3.stride: stage 4 .*stride 2 .* the 1x1"):
+    with pytest.raises(
+        ConfigError, match=r"stages.3.stride: .* in stage4 on a 8x1x1 map: stride 2 is larger"
+    ):
         family(8, stem=STEM, stages=stages)
     with pytest.raises(ConfigError, match=r"stages.3.stride: .* 1x1"):
         family(16, stem=STEM, stages=stages, resolution=[16, 8])

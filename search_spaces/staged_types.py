@@ -1,0 +1,176 @@
+"""The block types of a staged space: what each is made of, and the dimensions that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from nasctl.arch import Block, Scalar
+from search_spaces.blocks import (
+    ConvNormActivation,
+    DepthwiseSeparable,
+    ExpansionResidual,
+    InvertedResidual,
+    ResidualBasic,
+    ResidualBottleneck,
+    Skip,
+)
+from search_spaces.blocks.shapes import make_divisible
+
+
+class Slot(NamedTuple):
+    """Where a block of a stage stands."""
+
+    out: int  # channels, rounded
+    stride: int
+    channels: int  # of its input
+
+
+Values = Mapping[str, Any]
+"""Of every dimension that the type has, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockType:
+    """A kind of block that stages are made of.
+
+    Attributes:
+        dimensions: what may be chosen of it, with the value where nothing else is said.
+        make: the block for a slot and its values.
+    """
+
+    dimensions: Mapping[str, Scalar]
+    make: Callable[[Slot, Values], Block]
+
+
+def _inverted_residual(slot: Slot, values: Values) -> Block:
+    ratio = make_divisible(slot.channels * values["expand_ratio"]) / slot.channels
+    return InvertedResidual(out=slot.out, stride=slot.stride, **{**values, "expand_ratio": ratio})
+
+
+def _expansion_residual(slot: Slot, values: Values) -> Block:
+    own = {name: value for name, value in values.items() if name != "expand_ratio"}
+    expanded = make_divisible(slot.out * values["expand_ratio"])
+    return ExpansionResidual(out=expanded, bottleneck=slot.out, stride=slot.stride, **own)
+
+
+def _residual_bottleneck(slot: Slot, values: Values) -> Block:
+    hidden = make_divisible(slot.out / values["reduction"])
+    own = {k: v for k, v in values.items() if k != "cardinality"}
+    return ResidualBottleneck(
+        out=slot.out,
+        stride=slot.stride,
+        **{**own, "reduction": slot.out / hidden, "groups": values["cardinality"]},
+    )
+
+
+def _plainly(block: Callable[..., Block]) -> Callable[[Slot, Values], Block]:
+    """For blocks whose fields are named as the dimensions are."""
+
+    def make(slot: Slot, values: Values) -> Block:
+        return block(out=slot.out, stride=slot.stride, **values)
+
+    return make
+
+
+BLOCK_TYPES: Mapping[str, BlockType] = {
+    "inverted_residual": BlockType(
+        dimensions={
+            "expand_ratio": 6,
+            "kernel_size": 3,
+            "bottleneck_activation": "linear",
+            "activation": "relu6",
+            "se_ratio": 0,
+            "residual": True,
+        },
+        make=_inverted_residual,
+    ),
+    "expansion_residual": BlockType(
+        dimensions={
+            "expand_ratio": 6,
+            "kernel_size": 3,
+            "bottleneck_activation": "linear",
+            "activation": "relu6",
+            "residual": True,
+        },
+        make=_expansion_residual,
+    ),
+    "depthwise_separable": BlockType(
+        dimensions={"kernel_size": 3, "activation": "relu6"}, make=_plainly(DepthwiseSeparable)
+    ),
+    "residual_basic": BlockType(
+        dimensions={"kernel_size": 3, "activation": "relu", "shortcut": "B"},
+        make=_plainly(ResidualBasic),
+    ),
+    "residual_bottleneck": BlockType(
+        dimensions={
+            "kernel_size": 3,
+            "activation": "relu",
+            "shortcut": "B",
+            "reduction": 4,
+            "cardinality": 1,
+        },
+        make=_residual_bottleneck,
+    ),
+    "conv": BlockType(
+        dimensions={"kernel_size": 3, "activation": "relu", "groups": 1},
+        make=_plainly(ConvNormActivation),
+    ),
+    "skip": BlockType(dimensions={}, make=_plainly(Skip)),
+}
+"""By the names that `block_type` takes."""
+
+DIMENSIONS: tuple[str, ...] = (
+    "width_multiplier",
+    "block_type",
+    "expand_ratio",
+    "kernel_size",
+    "bottleneck_activation",
+    "activation",
+    "se_ratio",
+    "residual",
+    "shortcut",
+    "reduction",
+    "cardinality",
+    "groups",
+    "growth_rate",
+    "layers",
+    "combine",
+    "depthwise_activation",
+)
+"""What may be chosen of a block, in the order in which it is decided."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """One choice of `block_type`: a type, with some of its dimensions settled by the choice.
+
+    Attributes:
+        block_type: a name of `BLOCK_TYPES`.
+        fixed: dimension to value.
+    """
+
+    block_type: str
+    fixed: Mapping[str, Scalar]
+
+    @property
+    def label(self) -> str:
+        """The scalar that stands for it in choices: `inverted_residual(expand_ratio=3)`."""
+        named = ",".join(f"{n}={self.fixed[n]}" for n in DIMENSIONS if n in self.fixed)
+        return f"{self.block_type}({named})" if named else self.block_type
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What is still to choose, in order."""
+        own = BLOCK_TYPES[self.block_type].dimensions
+        return tuple(n for n in DIMENSIONS if n in own and n not in self.fixed)
+
+    def make(self, slot: Slot, chosen: Mapping[str, Scalar | None]) -> Block:
+        """The block; a dimension that is None, or not there, has the type's own default."""
+        kind = BLOCK_TYPES[self.block_type]
+        values: dict[str, Scalar] = {}
+        for name, default in kind.dimensions.items():
+            value = self.fixed.get(name, chosen.get(name))
+            values[name] = default if value is None else value
+        return kind.make(slot, values)

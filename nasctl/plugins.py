@@ -38,6 +38,11 @@ class Registry:
     evaluators: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def user_blocks(self) -> Mapping[str, type[Block]]:
+        """Those that plugins brought."""
+        return {op: block for op, block in self.blocks.items() if op not in BLOCKS}
+
     def lookup(self, kind: str, key: str, name: str) -> Callable[..., Any]:
         """The entry `name` of `kind` (`families`, ...).
 

@@ -27,18 +27,24 @@ from search_spaces.staged_count import count_networks
 from search_spaces.staged_decisions import staged_decisions, variable_name
 from search_spaces.staged_options import StagedOptions, read_options
 from search_spaces.staged_reach import reachable_blocks, walk
-from search_spaces.staged_types import DIMENSIONS, Slot
+from search_spaces.staged_types import Slot, block_types
 
-NETWORK_NAMES = ("resolution", *DIMENSIONS)
 MEMO_ENTRIES = 100_000
 
 
-def staged(*, input_shape: Shape, num_classes: int, **options: Any) -> Family:
+def staged(
+    *,
+    input_shape: Shape,
+    num_classes: int,
+    user_blocks: Mapping[str, type[Block]] | None = None,
+    **options: Any,
+) -> Family:
     """A family of staged networks.
 
     Args:
         input_shape: (channels, height, width) of the data.
         num_classes: of the data.
+        user_blocks: op to class, of plugins; those that fit are block types too.
         options: as in `conf/mbv2_space.yaml`:
             `stem` {channels 16, kernel_size 3, stride 1, activation relu6, pool 1: the stride of
             a 3x3 max pool}; `stages`, each {channels, depth 1, stride 1} and its own value of any
@@ -58,7 +64,8 @@ def staged(*, input_shape: Shape, num_classes: int, **options: Any) -> Family:
     Raises:
         ConfigError: every problem with the options, or a network in it that cannot exist.
     """
-    space = StagedSpace(read_options(input_shape, num_classes, options))
+    types = block_types(user_blocks or {})
+    space = StagedSpace(read_options(input_shape, num_classes, options, types))
     walk(space)  # raises for a block that does not fit
     return Family(
         space=space.space,
@@ -107,13 +114,14 @@ class StagedSpace:
 
     def __init__(self, options: StagedOptions) -> None:
         self.options = options
+        self._names = ("resolution", *options.names)
         self.space = staged_decisions(options)
         self._blocks: dict[Block, Block] = {}
         self._placed: dict[tuple[Any, ...], Placed] = {}
         self._stems: dict[tuple[Scalar | None, ...], _Part] = {}
         self._heads: dict[tuple[Any, ...], _Part] = {}
         choices = {d.name: d.choices for d in self.space.decisions}
-        self._network = {n: choices[n] for n in NETWORK_NAMES if n in choices}
+        self._network = {n: choices[n] for n in self._names if n in choices}
         self._plans = []
         for i in range(len(options.stages)):
             names = tuple(n for n in choices if n.startswith(f"stage{i + 1}."))
@@ -137,7 +145,7 @@ class StagedSpace:
             index: of the stage, from 0.
             first: whether it is the one that strides.
             in_shape: what it is fed.
-            values: of `DIMENSIONS`, in order; None for the type's own, or where it has none.
+            values: of the dimensions, in order; None for the type's own, or where it has none.
 
         Raises:
             SpecError: it does not fit.
@@ -152,7 +160,7 @@ class StagedSpace:
                 channels=in_shape[0],
             )
             alternative = self.options.alternatives[cast(str, values[1])]
-            block = alternative.make(slot, dict(zip(DIMENSIONS, values, strict=True)))
+            block = alternative.make(slot, dict(zip(self.options.names, values, strict=True)))
             placed = self._placed[key] = self._place(block, in_shape)
         return placed
 
@@ -222,7 +230,7 @@ class StagedSpace:
             SpecError: a decision is missing, unknown or inactive, or has no such choice.
         """
         get = choices.get
-        network = tuple(map(get, NETWORK_NAMES))
+        network = tuple(map(get, self._names))
         part = self._stems.get(network)
         if part is None:
             part = self._stem_part(network, choices)
@@ -255,7 +263,7 @@ class StagedSpace:
         raise AssertionError(f"decisions and decoding disagree about {choices}")
 
     def _stem_part(self, network: tuple[Scalar | None, ...], choices: Choices) -> _Part:
-        given = {n: v for n, v in zip(NETWORK_NAMES, network, strict=True) if v is not None}
+        given = {n: v for n, v in zip(self._names, network, strict=True) if v is not None}
         always = [n for n in ("resolution", "width_multiplier") if n in self._network]
         if any(n not in given for n in always) or any(
             v not in self._network.get(n, ()) for n, v in given.items()
@@ -266,7 +274,7 @@ class StagedSpace:
         if network[0] is not None:
             input_shape = next(s for s in shapes if s[1] == network[0])
         stem = self.stem(input_shape, self.base_width(network[1]))
-        mask = sum(1 << NETWORK_NAMES.index(n) for n in given if n not in always)
+        mask = sum(1 << self._names.index(n) for n in given if n not in always)
         part = _part([stem], input_shape, mask, len(given))
         part = part._replace(shapes=(input_shape, *part.shapes))
         return _remember(self._stems, network, part)
@@ -278,7 +286,7 @@ class StagedSpace:
         given = {n: v for n, v in zip(plan.names, values, strict=True) if v is not None}
         if any(v not in plan.choices[n] for n, v in given.items()):
             self._refuse(choices)
-        given_network = dict(zip(NETWORK_NAMES, network, strict=True))
+        given_network = dict(zip(self._names, network, strict=True))
         read: set[str] = set()
 
         def value(name: str | None, fixed: Scalar | None) -> Scalar | None:
@@ -311,14 +319,14 @@ class StagedSpace:
                     else read_dimension(n)
                     if n == "width_multiplier" or n in own
                     else None
-                    for n in DIMENSIONS
+                    for n in self.options.names
                 ),
             )
             shape = placed.shape
             chain.append(placed)
         if not given.keys() <= read:
             self._refuse(choices)
-        mask = sum(1 << NETWORK_NAMES.index(n) for n in read if n in NETWORK_NAMES[2:])
+        mask = sum(1 << self._names.index(n) for n in read if n in self._names[2:])
         return _remember(plan.memo, key, _part(chain, in_shape, mask, len(given)))
 
 

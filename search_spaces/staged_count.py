@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nasctl.arch import Block, Scalar, Shape
 from search_spaces.staged_reach import network_widths
-from search_spaces.staged_types import DIMENSIONS
 
 if TYPE_CHECKING:
     from search_spaces.staged import StagedSpace
 
-Values = tuple[Scalar | None, ...]  # of DIMENSIONS, in order; None: open
+Values = tuple[Scalar | None, ...]  # of the dimensions, in order; None: open
 
 MAX_STEPS = 500_000
 """Transitions of the determinised automaton that are followed: some seconds."""
-
-OPEN: Values = (None,) * len(DIMENSIONS)
 
 
 class _State(NamedTuple):
@@ -59,7 +56,7 @@ def count_networks(space: StagedSpace, *, max_steps: int = MAX_STEPS) -> int | N
         for width in network_widths(space.options):
             base = space.base_width(width)
             stem = space.stem(input_shape, base)
-            state = _State(0, 1, stem.shape, base, (width, *OPEN[1:]), OPEN)
+            state = _State(0, 1, stem.shape, base, (width, *automaton.open[1:]), automaton.open)
             starts.setdefault(stem.blocks, set()).add(state)
         # Stems of different width lead to different states.
         ways = {automaton.closure(states): 1 for states in starts.values()}
@@ -80,6 +77,7 @@ class _Automaton:
     def __init__(self, space: StagedSpace) -> None:
         self.space = space
         self.stages = space.options.stages
+        self.open: Values = (None,) * len(space.options.names)
         self.steps = 0
         self._moves: dict[_Place, list[tuple[Block | None, _Place]]] = {}
         self._known: dict[frozenset[_Place], tuple[int, list[frozenset[_Place]]]] = {}
@@ -134,14 +132,14 @@ class _Automaton:
         dimensions = self.stages[state.stage].dimensions
         alternatives = self.space.options.alternatives
         pending: list[tuple[Values, Values, Values]] = [((), state.network, state.within)]
-        for i, name in enumerate(DIMENSIONS):
+        for i, name in enumerate(self.space.options.names):
             dimension = dimensions[name]
             after: list[tuple[Values, Values, Values]] = []
             for values, network, within in pending:
                 if i > 1 and name not in alternatives[cast(str, values[1])].dimensions:
                     after.append(((*values, None), network, within))
                     continue
-                shared = {"network": network, "stage": within}.get(dimension.scope, OPEN)
+                shared = {"network": network, "stage": within}.get(dimension.scope, self.open)
                 bound = shared[i]
                 for value in dimension.choices if bound is None else (bound,):
                     binding = network, within
@@ -164,6 +162,6 @@ class _Automaton:
             later = self.stages[state.stage + 1 :]
             open_again = tuple(
                 value if any(s.dimensions[name].scope == "network" for s in later) else None
-                for name, value in zip(DIMENSIONS, network, strict=True)
+                for name, value in zip(self.space.options.names, network, strict=True)
             )
-            yield _State(state.stage + 1, 1, shape, state.base, open_again, OPEN)
+            yield _State(state.stage + 1, 1, shape, state.base, open_again, self.open)

@@ -9,7 +9,6 @@ from typing import cast
 from nasctl.arch import Scalar
 from nasctl.space import Decision, SearchSpace
 from search_spaces.staged_options import Dimension, StagedOptions
-from search_spaces.staged_types import DIMENSIONS
 
 Condition = Mapping[str, tuple[Scalar, ...]]
 Choices = tuple[Scalar, ...]
@@ -78,7 +77,7 @@ def _declared(options: StagedOptions) -> Iterator[Decision]:
 def _dimensions_of_blocks(options: StagedOptions) -> Iterator[tuple[int, int, str]]:
     for index, stage in enumerate(options.stages):
         for block in range(1, stage.depths[-1] + 1):
-            for name in DIMENSIONS:
+            for name in options.names:
                 yield index, block, name
 
 

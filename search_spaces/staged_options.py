@@ -8,29 +8,20 @@ from typing import Any, Literal, cast
 
 from nasctl.arch import Scalar, Shape
 from nasctl.errors import ConfigError, unknown
-from nasctl.fields import normal_number
-from search_spaces.blocks.shapes import ACTIVATION_ALIASES, ACTIVATIONS
-from search_spaces.staged_types import BLOCK_TYPES, DIMENSIONS, Alternative
+from search_spaces.staged_reader import Reader
+from search_spaces.staged_types import Alternative, BlockTypes, block_types
 
 Scope = Literal["network", "stage", "block"]
 
 SCOPES: tuple[Scope, ...] = ("network", "stage", "block")
 
-DEFAULTS: Mapping[str, Scalar | None] = {
-    **dict.fromkeys(DIMENSIONS),
-    "width_multiplier": 1,
-    "block_type": "inverted_residual",
-}
-"""The dimensions in order, with the value where nothing is said; None is the block type's own."""
+DEFAULTS: Mapping[str, Scalar] = {"width_multiplier": 1, "block_type": "inverted_residual"}
+"""Of dimensions that every block has; the others have the block type's own."""
 
-LIST_SCOPES: Mapping[str, Scope] = {
-    **dict.fromkeys(DIMENSIONS, "stage"),
-    "width_multiplier": "network",
-    "bottleneck_activation": "network",
-}
-"""The scope of a plain list: the block's form per stage, as MnasNet does it; the rest once."""
+NETWORK_LISTS = ("width_multiplier", "bottleneck_activation")
+"""A plain list of these is one choice for the network; of others one per stage, as in MnasNet."""
 
-MAX_STAGES, MAX_DEPTH, MAX_CHANNELS, MAX_SIDE, MAX_CHOICES = 32, 64, 65_536, 4_096, 64
+MAX_STAGES, MAX_DEPTH, MAX_CHANNELS, MAX_SIDE = 32, 64, 65_536, 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +56,7 @@ class StagedOptions:
         stem: channels, kernel_size, stride, activation; and the stride of a 3x3 max pool after it.
         dimensions: of the network; a stage has these too unless it overrides them.
         alternatives: what the choices of `block_type` stand for.
+        names: of the dimensions, in the order in which they are decided.
         head_channels: of the final 1x1 convolution; 0 is none.
         head_hidden: of a linear layer after the pooling (MobileNetV3's head); 0 is none.
     """
@@ -83,86 +75,16 @@ class StagedOptions:
     dropout: float
     dimensions: Mapping[str, Dimension]
     alternatives: Mapping[str, Alternative]
+    names: tuple[str, ...]
 
 
-class _Reader:
-    """Reads values and notes what is wrong with them, so that all is reported at once."""
+class _Options(Reader):
+    """Reads dimensions and stages."""
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
+    def __init__(self, types: BlockTypes) -> None:
+        super().__init__()
+        self.types = types
         self.alternatives: dict[str, Alternative] = {}
-
-    def mapping(self, value: Any, path: str, known: tuple[str, ...]) -> Mapping[str, Any]:
-        """A mapping with known keys; an empty one where it is not."""
-        if not isinstance(value, Mapping):
-            keys = ", ".join(known)
-            self.problems.append(f"{path}: expected a mapping with {keys}; got {value!r}")
-            return {}
-        prefix = f"{path}." if path else ""
-        self.problems += [
-            f"{prefix}{key}: {unknown('option', key, known)}" for key in value if key not in known
-        ]
-        return value
-
-    def number(self, value: Any, path: str, low: float, high: float) -> float:
-        """A number in [low, high]."""
-        given = normal_number(value)
-        if isinstance(given, bool) or not isinstance(given, int | float):
-            self.problems.append(f"{path}: expected a number, got {value!r}")
-        elif not low <= given <= high:  # also NaN
-            self.problems.append(f"{path}: expected {low} to {high}, got {value!r}")
-        else:
-            return given
-        return low
-
-    def whole(self, value: Any, path: str, low: int, high: int) -> int:
-        """A whole number in [low, high]."""
-        given = normal_number(value)
-        if isinstance(given, int) and not isinstance(given, bool) and low <= given <= high:
-            return given
-        self.problems.append(f"{path}: expected a whole number, {low} to {high}; got {value!r}")
-        return low
-
-    def required(self, options: Mapping[str, Any], key: str, path: str) -> Any:
-        """The value, or None and a problem."""
-        if key not in options:
-            self.problems.append(f"{path}.{key}: missing")
-        return options.get(key)
-
-    def odd(self, value: Any, path: str) -> int:
-        """A kernel size that keeps the size of the map."""
-        size = self.whole(value, path, 1, 31)
-        if size % 2 == 0:
-            self.problems.append(f"{path}: a kernel size must be odd, got {value!r}")
-            return 1
-        return size
-
-    def name(self, value: Any, path: str, kind: str, known: tuple[str, ...]) -> str:
-        """One of the known names."""
-        if value in known and isinstance(value, str):
-            return value
-        self.problems.append(f"{path}: {unknown(kind, value, known)}")
-        return known[0]
-
-    def activation(self, value: Any, path: str) -> str:
-        """One of the activations, by its one name."""
-        if isinstance(value, str):
-            value = ACTIVATION_ALIASES.get(value, value)
-        return self.name(value, path, "activation", tuple(ACTIVATIONS))
-
-    def choices(self, value: Any, path: str, one: Callable[[Any, str], Scalar]) -> tuple[Any, ...]:
-        """A value, or a list of distinct ones."""
-        if not isinstance(value, list | tuple):
-            return (one(value, path),)
-        if not value or len(value) > MAX_CHOICES:
-            self.problems.append(f"{path}: expected 1 to {MAX_CHOICES} choices, got {len(value)}")
-            return (one(value[0], path),) if value else (None,)
-        before = len(self.problems)
-        read = [one(item, f"{path}.{i}") for i, item in enumerate(value)]
-        if len(self.problems) == before and len(set(read)) < len(read):
-            twice = next(v for i, v in enumerate(read) if v in read[:i])
-            self.problems.append(f"{path}: {twice!r} is given twice")
-        return tuple(dict.fromkeys(read))
 
     def dimension(self, name: str, value: Any, path: str, scope: Scope) -> Dimension:
         """A fixed value, a list of choices, or `{choices, scope}`."""
@@ -173,7 +95,7 @@ class _Reader:
                 scope = cast(Scope, read)
             value, path = self.required(given, "choices", path), f"{path}.choices"
             if value is None:
-                return Dimension(choices=(DEFAULTS[name],), scope=scope)
+                return Dimension(choices=(DEFAULTS.get(name),), scope=scope)
         if value is None:  # the block type's own
             return Dimension(choices=(None,), scope="network")
         return Dimension(choices=self.choices(value, path, self._one(name)), scope=scope)
@@ -197,13 +119,11 @@ class _Reader:
             "combine": lambda v, p: self.name(v, p, "way to combine", ("concat", "add")),
             "depthwise_activation": self.activation,
         }
-        return readers[name]
-
-    def truth(self, value: Any, path: str) -> bool:
-        """true or false."""
-        if not isinstance(value, bool):
-            self.problems.append(f"{path}: expected true or false, got {value!r}")
-        return value is True
+        if name in readers:
+            return readers[name]
+        kinds = self.types.kinds.values()
+        example = next(kind.dimensions[name] for kind in kinds if name in kind.dimensions)
+        return lambda v, p: self.like(v, p, example)
 
     def block_type(self, value: Any, path: str) -> str:
         """A type by name, or a whole alternative: `{block_type: NAME, dimension: value, ...}`."""
@@ -212,13 +132,13 @@ class _Reader:
         if isinstance(value, Mapping):
             kind = self.required(value, "block_type", path)
             if kind is None:
-                return next(iter(BLOCK_TYPES))
+                return next(iter(self.types.kinds))
             path_of_kind = f"{path}.block_type"
         else:
             path_of_kind = path
-        found = self.name(kind, path_of_kind, "block type", tuple(BLOCK_TYPES))
+        found = self.name(kind, path_of_kind, "block type", tuple(self.types.kinds))
         if found == kind and isinstance(value, Mapping):
-            known = tuple(BLOCK_TYPES[found].dimensions)
+            known = tuple(self.types.kinds[found].dimensions)
             for name, given in value.items():
                 if name == "block_type":
                     continue
@@ -227,7 +147,7 @@ class _Reader:
                     self.problems.append(f"{path}.{name}: {unknown(what, name, known)}")
                 else:
                     fixed[name] = self._one(name)(given, f"{path}.{name}")
-        alternative = Alternative(block_type=found, fixed=fixed)
+        alternative = Alternative(block_type=found, kind=self.types.kinds[found], fixed=fixed)
         self.alternatives[alternative.label] = alternative
         return alternative.label
 
@@ -237,9 +157,10 @@ class _Reader:
 
     def stage(self, value: Any, path: str, shared: Mapping[str, Dimension]) -> Stage:
         """One entry of `stages`; dimensions that it does not name are the network's."""
-        given = self.mapping(value, path, ("channels", "depth", "stride", *DEFAULTS))
+        names = self.types.dimensions
+        given = self.mapping(value, path, ("channels", "depth", "stride", *names))
         own: dict[str, Dimension] = {}
-        for name in (n for n in DEFAULTS if n in given):
+        for name in (n for n in names if n in given):
             # A list here cannot be one choice for the whole network.
             outer = shared[name].scope
             scope: Scope = "stage" if outer == "network" else outer
@@ -249,11 +170,11 @@ class _Reader:
                     f"{path}.{name}.scope: a stage's own choices have the scope stage or block"
                 )
         types = own.get("block_type", shared["block_type"]).choices
-        known = {n for t in types for n in BLOCK_TYPES[self.kind_of(t)].dimensions}
+        known = {n for t in types for n in self.types.kinds[self.kind_of(t)].dimensions}
         for name in own:
             if name in ("width_multiplier", "block_type") or name in known or self.problems:
                 continue
-            listed = ", ".join(n for n in DIMENSIONS if n in known) or "none"
+            listed = ", ".join(n for n in names if n in known) or "none"
             kinds = ", ".join(dict.fromkeys(self.kind_of(t) for t in types))
             self.problems.append(
                 f"{path}.{name}: no block type of this stage has it ({kinds}); their dimensions: "
@@ -276,18 +197,29 @@ class _Reader:
         )
 
 
-def read_options(input_shape: Shape, num_classes: int, options: Mapping[str, Any]) -> StagedOptions:
-    """Checks the options of a staged space.
+def read_options(
+    input_shape: Shape,
+    num_classes: int,
+    options: Mapping[str, Any],
+    types: BlockTypes | None = None,
+) -> StagedOptions:
+    """Checks the options of a staged space, of the packaged block types if none are given.
 
     Raises:
         ConfigError: everything that is wrong with them, a line each, the key path first.
     """
-    reader = _Reader()
-    known = ("resolution", "stem", "stages", "head", *DEFAULTS)
+    types = block_types({}) if types is None else types
+    reader = _Options(types)
+    known = ("resolution", "stem", "stages", "head", *types.dimensions)
     given = reader.mapping(options, "", known)
     dimensions = {
-        name: reader.dimension(name, given.get(name, default), name, LIST_SCOPES[name])
-        for name, default in DEFAULTS.items()
+        name: reader.dimension(
+            name,
+            given.get(name, DEFAULTS.get(name)),
+            name,
+            "network" if name in NETWORK_LISTS else "stage",
+        )
+        for name in types.dimensions
     }
     stem = reader.mapping(
         given.get("stem", {}), "stem", ("channels", "kernel_size", "stride", "activation", "pool")
@@ -316,6 +248,7 @@ def read_options(input_shape: Shape, num_classes: int, options: Mapping[str, Any
         dropout=reader.number(head.get("dropout", 0), "head.dropout", 0, 0.99),
         dimensions=dimensions,
         alternatives=reader.alternatives,
+        names=types.dimensions,
     )
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -323,7 +256,7 @@ def read_options(input_shape: Shape, num_classes: int, options: Mapping[str, Any
 
 
 def _input_shapes(
-    reader: _Reader, input_shape: Shape, options: Mapping[str, Any]
+    reader: Reader, input_shape: Shape, options: Mapping[str, Any]
 ) -> tuple[Shape, ...]:
     if len(input_shape) != 3:
         reader.problems.append(

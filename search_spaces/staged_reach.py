@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, cast
 from nasctl.arch import Block, Scalar, Shape
 from nasctl.errors import ConfigError, SpecError
 from search_spaces.staged_options import Stage, StagedOptions
-from search_spaces.staged_types import DIMENSIONS
 
 if TYPE_CHECKING:
     from search_spaces.staged import Placed, StagedSpace
-
-
-NAMED = ("stride", *DIMENSIONS)
-"""What a problem may be about, if it begins with the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +115,12 @@ def _exits(
             found.add(space.place(index, first, in_shape, values).shape)
         except SpecError as error:
             size = "x".join(map(str, in_shape))
+            named = ("stride", *space.options.names)
             where = f"{values[1]} cannot stand in stage{index + 1} on a {size} map"
             keys = [re.split(r"\W", p, maxsplit=1)[0] for p in error.problems]
             raise ConfigError(
                 [
-                    f"stages.{index}{f'.{key}' if key in NAMED else ''}: {where}: {p}"
+                    f"stages.{index}{f'.{key}' if key in named else ''}: {where}: {p}"
                     for key, p in zip(keys, error.problems, strict=True)
                 ]
             ) from None
@@ -138,7 +134,7 @@ def _values(
     for block_type in stage.dimensions["block_type"].choices:
         own = options.alternatives[cast(str, block_type)].dimensions
         choices: list[tuple[Scalar | None, ...]] = [
-            stage.dimensions[n].choices if n in own else (None,) for n in DIMENSIONS
+            stage.dimensions[n].choices if n in own else (None,) for n in options.names
         ]
         choices[:2] = [(width,), (block_type,)]
         yield from itertools.product(*choices)

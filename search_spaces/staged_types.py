@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -139,7 +140,41 @@ DIMENSIONS: tuple[str, ...] = (
     "combine",
     "depthwise_activation",
 )
-"""What may be chosen of a block, in the order in which it is decided."""
+"""What may be chosen of packaged blocks, in the order in which it is decided."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockTypes:
+    """What stages can be made of.
+
+    Attributes:
+        kinds: by the names that `block_type` takes.
+        dimensions: all of them, in the order in which they are decided.
+    """
+
+    kinds: Mapping[str, BlockType]
+    dimensions: tuple[str, ...]
+
+
+def block_types(user_blocks: Mapping[str, type[Block]]) -> BlockTypes:
+    """The packaged types, and a type for each block of a user that fits into a stage.
+
+    It fits if it has the fields `out` and `stride`, and all others have defaults: those that are
+    scalars are its dimensions.
+    """
+    kinds = dict(BLOCK_TYPES)
+    for op, block in user_blocks.items():
+        fields: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(block)}
+        others = [f for f in fields.values() if f.name not in ("out", "stride")]
+        if {"out", "stride"} <= fields.keys() and all(
+            f.default is not dataclasses.MISSING for f in others
+        ):
+            scalars = {
+                f.name: f.default for f in others if isinstance(f.default, str | int | float | bool)
+            }
+            kinds[op] = BlockType(dimensions=scalars, make=_plainly(block))
+    added = [n for kind in kinds.values() for n in kind.dimensions if n not in DIMENSIONS]
+    return BlockTypes(kinds=kinds, dimensions=(*DIMENSIONS, *dict.fromkeys(added)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,30 +182,30 @@ class Alternative:
     """One choice of `block_type`: a type, with some of its dimensions settled by the choice.
 
     Attributes:
-        block_type: a name of `BLOCK_TYPES`.
+        block_type: its name.
+        kind: the type.
         fixed: dimension to value.
     """
 
     block_type: str
+    kind: BlockType
     fixed: Mapping[str, Scalar]
 
     @property
     def label(self) -> str:
         """The scalar that stands for it in choices: `inverted_residual(expand_ratio=3)`."""
-        named = ",".join(f"{n}={self.fixed[n]}" for n in DIMENSIONS if n in self.fixed)
+        named = ",".join(f"{n}={self.fixed[n]}" for n in self.kind.dimensions if n in self.fixed)
         return f"{self.block_type}({named})" if named else self.block_type
 
     @property
     def dimensions(self) -> tuple[str, ...]:
-        """What is still to choose, in order."""
-        own = BLOCK_TYPES[self.block_type].dimensions
-        return tuple(n for n in DIMENSIONS if n in own and n not in self.fixed)
+        """What is still to choose."""
+        return tuple(n for n in self.kind.dimensions if n not in self.fixed)
 
     def make(self, slot: Slot, chosen: Mapping[str, Scalar | None]) -> Block:
         """The block; a dimension that is None, or not there, has the type's own default."""
-        kind = BLOCK_TYPES[self.block_type]
         values: dict[str, Scalar] = {}
-        for name, default in kind.dimensions.items():
+        for name, default in self.kind.dimensions.items():
             value = self.fixed.get(name, chosen.get(name))
             values[name] = default if value is None else value
-        return kind.make(slot, values)
+        return self.kind.make(slot, values)

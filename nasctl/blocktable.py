@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from nasctl.arch import Architecture, Block, Cost, Shape
-from nasctl.errors import NasctlError, SpecError, unknown
+from nasctl.errors import SpecError, unknown
 from nasctl.files import write_json
+from nasctl.opcount import Trace, trace_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,24 +33,7 @@ COUNTING = 2
 
 BYTES_PER_PARAMETER = 4
 
-_ELEMENTWISE = """
-    add add_ clamp clamp_ clamp_min clamp_min_ div div_ elu elu_ gelu hardsigmoid hardsigmoid_
-    hardswish hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ mul mul_ native_batch_norm
-    relu relu_ sigmoid sigmoid_ silu silu_ softplus sub sub_ tanh tanh_
-"""
-ELEMENTWISE = frozenset(_ELEMENTWISE.split())
-"""aten operations element by element, without multiply-accumulates of the counted kind."""
-
-_FREE_OPS = """
-    _adaptive_avg_pool2d _native_batch_norm_legit _native_batch_norm_legit_no_training
-    _reshape_alias _softmax _to_copy _unsafe_view alias arange avg_pool2d cat chunk clone
-    constant_pad_nd detach empty empty_like expand flatten full lift_fresh
-    max_pool2d_with_indices mean native_group_norm native_layer_norm ones ones_like permute pow
-    select slice split split_with_sizes squeeze sum t transpose unsqueeze upsample_bilinear2d
-    upsample_nearest2d view zeros zeros_like
-"""
-FREE_OPS = frozenset(_FREE_OPS.split())
-"""Other aten operations without multiply-accumulates, by the conventions above."""
+# Which operations have MACs and which are known to have none is listed in opcount.py.
 
 
 class BlockCost(NamedTuple):
@@ -77,58 +61,16 @@ def count_module(module: nn.Module, in_shape: Shape, *, name: str) -> BlockCost:
     Raises:
         NasctlError: it runs an operation that is neither counted nor known to be free.
     """
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+    return cost_of(module, trace_module(module, in_shape, name=name))
 
-    macs = activations = 0
 
-    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's lacks types
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return False  # else torch loads its compiler for this class
-
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            nonlocal macs, activations
-            op = func._schema.name.removeprefix("aten::")
-            # Where it is easy, the shape of the result is worked out here: for these operations on
-            # the meta device torch would load its compiler, which takes as long as loading torch.
-            if op in ELEMENTWISE:
-                if op.endswith("_"):
-                    return args[0]
-                shapes = [a.shape for a in args[:2] if isinstance(a, torch.Tensor)]
-                if op == "native_batch_norm":
-                    return args[0].new_empty(shapes[0]), None, None
-                return args[0].new_empty(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
-            if op in ("mm", "addmm", "bmm", "baddbmm"):
-                left, right = args[-2:]
-                out = left.new_empty((*left.shape[:-1], right.shape[-1]))
-                macs += out.numel() * left.shape[-1]
-                return out
-            if func is torch.ops.aten.mean.dim:
-                func = torch.ops.aten.sum.dim_IntList  # the same shape
-            out = func(*args, **(kwargs or {}))
-            if op == "convolution":
-                weight, transposed = args[1], args[6]
-                # Of the weight's axes the first is the channel that a MAC is counted per.
-                per = args[0].numel() if transposed else out.numel()
-                macs += per * weight[0].numel()
-                activations += out.numel()
-            elif op not in FREE_OPS:
-                raise NasctlError(
-                    f"block {name}: cannot count operation {func._schema.name}: "
-                    "give its family a cost function, or build the block from known layers"
-                )
-            return out
-
-    module.eval()
-    mode = Counter()  # type: ignore[no-untyped-call]  # likewise
-    with torch.device("meta"), torch.no_grad(), mode:
-        module(torch.empty((1, *in_shape)))
+def cost_of(module: nn.Module, trace: Trace) -> BlockCost:
+    """The costs of a module whose trace has been taken."""
     side = [m for m in module.modules() if getattr(m, "training_only", False)]
     extra = sum(p.numel() for m in side for p in m.parameters())
     params = sum(p.numel() for p in module.parameters())
+    macs = sum(op.macs for op in trace.ops)
+    activations = sum(op.activations for op in trace.ops)
     return BlockCost(params - extra, macs, activations, params)
 
 

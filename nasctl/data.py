@@ -89,6 +89,7 @@ def image_folder(
     path: str,
     size: int | None = None,
     channels: int | None = None,
+    classes: int | None = None,
     val_size: float = 0.1,
     split_seed: int = 0,
 ) -> Dataset:
@@ -101,6 +102,7 @@ def image_folder(
         path: the directory.
         size: resize every picture to size x size; None: they must all have one size.
         channels: 1 or 3; None: 1 if no picture has colours, else 3.
+        classes: how many there must be; None: any number.
         val_size: a count, or a fraction below 1, used without `val`.
         split_seed: which ones.
     """
@@ -113,6 +115,10 @@ def image_folder(
     names = readers.class_folders(train_root)
     if len(names) < 2:
         raise ConfigError(f"data.path: {train_root} has {len(names)} classes (directories)")
+    if classes is not None and len(names) != classes:
+        raise ConfigError(
+            f"data.classes: expected {classes}, but {train_root} has {len(names)} (directories)"
+        )
     folders = {"train": train_root}
     if train_root != root:
         folders |= {s: root / s for s in ("val", "test") if (root / s).is_dir()}

@@ -65,8 +65,60 @@ def _slim(layer: Weighted) -> Start:
     return Start("truncated", 0.09)
 
 
+def _lenet(layer: Weighted) -> Start:
+    """LeCun et al. 1998, appendix A: weights and biases uniform in +-2.4 / fan_in."""
+    return Start("uniform", 2.4 / layer.fan_in, None)
+
+
+def _alexnet(layer: Weighted) -> Start:
+    """Krizhevsky et al. 2012, section 5: biases 1 in the second, fourth and fifth convolution and
+    the hidden linear layers, so that their ReLUs begin with positive inputs."""
+    return Start("normal", 0.01, 1.0 if layer.index in (1, 3, 4, 5, 6) else 0.0)
+
+
+def _nin(layer: Weighted) -> Start:
+    """The ImageNet model of the Caffe zoo: 0.01 in conv1, conv3 and cccp8, 0.05 in the others."""
+    return Start("normal", 0.01 if layer.index in (0, 6, 11) else 0.05)
+
+
+def _googlenet(layer: Weighted) -> Start:
+    """torchvision's GoogLeNet; it cuts at +-2, which is 200 standard deviations. Biases of linear
+    layers, left as torch draws them there, begin with 0."""
+    del layer
+    return Start("normal", 0.01)
+
+
+def _inception_v3(layer: Weighted) -> Start:
+    """torchvision's Inception-v3, cut at 20 standard deviations; the last two layers of its
+    auxiliary classifier, with 0.01 and 0.001 there, are no exception here."""
+    del layer
+    return Start("normal", 0.1)
+
+
+def _densenet(layer: Weighted) -> Start:
+    """torchvision's DenseNet: He et al. with fan_in; linear layers uniform in
+    +-1 / sqrt(fan_in), their biases 0."""
+    if layer.kind == "linear":
+        return Start("uniform", 1 / math.sqrt(layer.fan_in))
+    return Start("normal", math.sqrt(2 / layer.fan_in))
+
+
+def _glorot(layer: Weighted) -> Start:
+    """Glorot & Bengio 2010, equation 16: the default of Keras, for Xception. Fans are those of one
+    group; Keras takes all channels for the fan_in of a depthwise convolution, but the norm after
+    it takes its scale away."""
+    return Start("uniform", math.sqrt(6 / (layer.fan_in + layer.fan_out)))
+
+
 INITS: Mapping[str, Init] = {
     DEFAULT_INIT: _he_normal,
+    "alexnet_normal": _alexnet,
+    "glorot_uniform": _glorot,
+    "he_normal_fan_in": _densenet,
+    "lenet_uniform": _lenet,
+    "nin_normal": _nin,
+    "normal_0.01": _googlenet,
+    "normal_0.1": _inception_v3,
     "truncated_normal_0.09": _slim,
 }
 """Name to scheme. Norms begin with weight 1 and bias 0 in all of them."""

@@ -7,11 +7,32 @@ from collections.abc import Mapping
 
 from nasctl.arch import Architecture, Shape
 from nasctl.errors import SpecError, unknown
-from search_spaces import mobilenet_v1, mobilenet_v2, mobilenet_v3, resnet
+from search_spaces import (
+    alexnet,
+    densenet,
+    googlenet,
+    inception_v3,
+    lenet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    nin,
+    resnet,
+    vgg,
+    xception,
+)
 from search_spaces.published import Published
 
 NETWORKS: Mapping[str, Published] = {
+    **lenet.NETWORKS,
+    **alexnet.NETWORKS,
+    **nin.NETWORKS,
+    **vgg.NETWORKS,
+    **googlenet.NETWORKS,
+    **inception_v3.NETWORKS,
     **resnet.NETWORKS,
+    **densenet.NETWORKS,
+    **xception.NETWORKS,
     **mobilenet_v1.NETWORKS,
     **mobilenet_v2.NETWORKS,
     **mobilenet_v3.NETWORKS,

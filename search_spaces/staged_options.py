@@ -114,6 +114,7 @@ class _Options(Reader):
             "reduction": lambda v, p: self.number(v, p, 0.1, 64),
             "cardinality": lambda v, p: self.whole(v, p, 1, MAX_CHANNELS),
             "groups": lambda v, p: self.whole(v, p, 1, MAX_CHANNELS),
+            "reduce": self.truth,
             "growth_rate": lambda v, p: self.whole(v, p, 1, MAX_CHANNELS),
             "layers": lambda v, p: self.whole(v, p, 1, MAX_DEPTH),
             "combine": lambda v, p: self.name(v, p, "way to combine", ("concat", "add")),

@@ -10,12 +10,19 @@ from typing import Any, NamedTuple
 from nasctl.arch import Block, Scalar
 from search_spaces.blocks import (
     ConvNormActivation,
+    ConvStack,
+    Dense,
     DepthwiseSeparable,
     ExpansionResidual,
+    FactorisedConv,
+    Inception,
     InvertedResidual,
+    MlpConv,
     ResidualBasic,
     ResidualBottleneck,
+    SeparableConv,
     Skip,
+    XceptionModule,
 )
 from search_spaces.blocks.shapes import make_divisible
 
@@ -63,6 +70,22 @@ def _residual_bottleneck(slot: Slot, values: Values) -> Block:
         out=slot.out,
         stride=slot.stride,
         **{**own, "reduction": slot.out / hidden, "groups": values["cardinality"]},
+    )
+
+
+def _inception(slot: Slot, values: Values) -> Block:
+    """Shares of the channels as in GoogLeNet's 3a: 64, 128, 32 and 32 of 256."""
+    eighth = slot.out // 8
+    return Inception(
+        out1=2 * eighth,
+        reduce3=3 * eighth if values["reduce"] else 0,
+        out3=4 * eighth,
+        reduce5=make_divisible(slot.out / 16, 4) if values["reduce"] else 0,
+        out5=eighth,
+        pool_proj=eighth,
+        kernel5=values["kernel_size"],
+        stride=slot.stride,
+        activation=values["activation"],
     )
 
 
@@ -118,6 +141,43 @@ BLOCK_TYPES: Mapping[str, BlockType] = {
         dimensions={"kernel_size": 3, "activation": "relu", "groups": 1},
         make=_plainly(ConvNormActivation),
     ),
+    "vgg": BlockType(
+        dimensions={"kernel_size": 3, "layers": 2, "activation": "relu"},
+        make=_plainly(ConvStack),
+    ),
+    "mlpconv": BlockType(
+        dimensions={"kernel_size": 3, "layers": 2, "activation": "relu"}, make=_plainly(MlpConv)
+    ),
+    "factorised_conv": BlockType(
+        dimensions={"kernel_size": 3, "activation": "relu"}, make=_plainly(FactorisedConv)
+    ),
+    "inception": BlockType(
+        dimensions={"kernel_size": 5, "reduce": True, "activation": "relu"}, make=_inception
+    ),
+    "dense": BlockType(
+        dimensions={
+            "kernel_size": 3,
+            "growth_rate": 12,
+            "layers": 2,
+            "combine": "concat",
+            "activation": "relu",
+        },
+        make=_plainly(Dense),
+    ),
+    "xception": BlockType(
+        dimensions={
+            "kernel_size": 3,
+            "layers": 2,
+            "depthwise_activation": "linear",
+            "activation": "relu",
+            "residual": True,
+        },
+        make=_plainly(XceptionModule),
+    ),
+    "separable_conv": BlockType(
+        dimensions={"kernel_size": 3, "depthwise_activation": "linear", "activation": "relu"},
+        make=_plainly(SeparableConv),
+    ),
     "skip": BlockType(dimensions={}, make=_plainly(Skip)),
 }
 """By the names that `block_type` takes."""
@@ -135,6 +195,7 @@ DIMENSIONS: tuple[str, ...] = (
     "reduction",
     "cardinality",
     "groups",
+    "reduce",
     "growth_rate",
     "layers",
     "combine",

@@ -128,27 +128,24 @@ class _Options(Reader):
 
     def block_type(self, value: Any, path: str) -> str:
         """A type by name, or a whole alternative: `{block_type: NAME, dimension: value, ...}`."""
-        fixed: dict[str, Scalar] = {}
-        kind = value
+        settled: Mapping[str, Any] = {}
         if isinstance(value, Mapping):
-            kind = self.required(value, "block_type", path)
-            if kind is None:
-                return next(iter(self.types.kinds))
-            path_of_kind = f"{path}.block_type"
+            settled = {name: v for name, v in value.items() if name != "block_type"}
+            if "block_type" not in value:
+                self.problems.append(f"{path}.block_type: missing")
+            value, path_of_type = value.get("block_type", "skip"), f"{path}.block_type"
         else:
-            path_of_kind = path
-        found = self.name(kind, path_of_kind, "block type", tuple(self.types.kinds))
-        if found == kind and isinstance(value, Mapping):
-            known = tuple(self.types.kinds[found].dimensions)
-            for name, given in value.items():
-                if name == "block_type":
-                    continue
-                if name not in known:
-                    what = f"dimension of {found}"
-                    self.problems.append(f"{path}.{name}: {unknown(what, name, known)}")
-                else:
-                    fixed[name] = self._one(name)(given, f"{path}.{name}")
-        alternative = Alternative(block_type=found, kind=self.types.kinds[found], fixed=fixed)
+            path_of_type = path
+        name = self.name(value, path_of_type, "block type", tuple(self.types.kinds))
+        kind = self.types.kinds[name]
+        fixed: dict[str, Scalar] = {}
+        for dimension, given in settled.items() if name == value else ():
+            if dimension in kind.dimensions:
+                fixed[dimension] = self._one(dimension)(given, f"{path}.{dimension}")
+            else:
+                what = unknown(f"dimension of {name}", dimension, kind.dimensions)
+                self.problems.append(f"{path}.{dimension}: {what}")
+        alternative = Alternative(block_type=name, kind=kind, fixed=fixed)
         self.alternatives[alternative.label] = alternative
         return alternative.label
 

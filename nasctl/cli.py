@@ -35,6 +35,7 @@ def cli() -> None:
     nasctl search mbv2_space            search the packaged MobileNetV2 space
     nasctl search mbv2_space --dry-run  what it would do, how large the space is, how long it takes
     nasctl front runs/mbv2_space        the Pareto front of a run, also while it runs
+    nasctl profile mobilenet_v2         what a network costs, block by block
     nasctl init my_search               a configuration to copy and edit
     """
 
@@ -227,6 +228,53 @@ def report(run: str, output: Path | None) -> None:
     records = _open(run)
     for path in write_report(report_view(records), output or records.directory):
         click.echo(path)
+
+
+@cli.command()
+@click.argument("network", required=False, metavar="NETWORK|RUN:ARCH_ID")
+@click.option("--width", type=float, metavar="F", help="Width multiplier, where there is one.")
+@click.option("--input", "input_text", metavar="C,H,W", help="Input shape, like 3,224,224.")
+@click.option("--classes", type=click.IntRange(min=1), metavar="N", help="Number of classes.")
+@click.option("--latency", is_flag=True, help="Measure the latency of each block and of the whole.")
+@click.option("--compare", "other", metavar="OTHER", help="Another network, side by side.")
+@click.option("--plugin", "plugins", multiple=True, metavar="MODULE",
+              help="Python module with the blocks of RUN's networks.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--list", "listed", is_flag=True, help="List the networks that are known by name.")
+def profile(  # noqa: PLR0917 - click passes one argument per option
+    network: str | None,
+    width: float | None,
+    input_text: str | None,
+    classes: int | None,
+    latency: bool,
+    other: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+    listed: bool,
+) -> None:
+    """Show what a network costs, and where: block by block.
+
+    NETWORK is a published one by name (--list), with @WIDTH where it has a multiplier;
+    RUN:ARCH_ID is one of a run, the beginning of its id is enough. --input and --classes also
+    count for OTHER where it is a name, --width for NETWORK only.
+    """
+    from nasctl.profile.command import ProfileRequest, run_profile, show_list
+
+    if listed:
+        show_list(sys.stdout, as_json=as_json)
+        return
+    if network is None:
+        raise ConfigError("NETWORK: missing; nasctl profile --list names what exists")
+    request = ProfileRequest(
+        network=network,
+        width=width,
+        input_text=input_text,
+        num_classes=classes,
+        latency=latency,
+        other=other,
+        plugins=plugins,
+    )
+    run_profile(request, sys.stdout, as_json=as_json, announce=lambda text: _say(f"{text} ..."))
 
 
 @cli.command()

@@ -87,6 +87,7 @@ def cifar100(path: str, val_size: float = 5000, split_seed: int = 0) -> Dataset:
 
 def image_folder(
     path: str,
+    *,
     size: int | None = None,
     channels: int | None = None,
     classes: int | None = None,

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasctl import prepare
-from nasctl.arch import Architecture
+from nasctl.arch import Architecture, Cost
 from nasctl.candidates import Priced
 from nasctl.errors import NothingFeasibleError
 from nasctl.executors import worker_count
 from nasctl.plugins import Registry
+from nasctl.references import ReferenceNetwork
 from nasctl.space import SpaceSize, cost_range, measure_space
 from nasctl.trial import Work
 
@@ -34,7 +35,9 @@ class Outlook:
         cost_range: smallest and largest value of each cost among `sampled` random networks.
         feasible: how many of those satisfy the constraints.
         trial_seconds: expected mean duration of a training on one worker; None if unknown.
-        total_seconds: of all trials on `workers` workers.
+        references: reference networks with their costs, trained besides the trials.
+        reference_seconds: of all of them together on one worker.
+        total_seconds: of all trials and references on `workers` workers.
     """
 
     size: SpaceSize
@@ -44,12 +47,14 @@ class Outlook:
     trials: int
     workers: int
     trial_seconds: float | None
+    references: Sequence[tuple[ReferenceNetwork, Cost]] = ()
+    reference_seconds: float = 0.0
 
     @property
     def total_seconds(self) -> float | None:
         if self.trial_seconds is None:
             return None
-        return self.trials * self.trial_seconds / self.workers
+        return (self.trials * self.trial_seconds + self.reference_seconds) / self.workers
 
     def to_json(self) -> dict[str, Any]:
         """`configurations`, `networks`, `networks_exact`, `cost_range`, and the rest."""
@@ -62,6 +67,10 @@ class Outlook:
             "sampled": self.sampled,
             "feasible": self.feasible,
             "trials": self.trials,
+            "references": [
+                {"name": r.name, "width": r.width, "arch_id": r.architecture.id, "cost": dict(cost)}
+                for r, cost in self.references
+            ],
             "workers": self.workers,
             "seconds": self.total_seconds,
         }
@@ -81,13 +90,18 @@ class Outlook:
         lines += [f"  {k:<15} {low:>12,.6g} .. {high:,.6g}" for k, (low, high) in
                   self.cost_range.items()]  # fmt: skip
         lines.append(f"within constraints {self.feasible} of {self.sampled}")
+        lines += ["reference networks"] if self.references else []
+        for network, cost in self.references:
+            costs = ", ".join(f"{k} {v:,.6g}" for k, v in cost.items())
+            lines.append(f"  {network.label:<24} {costs}")
         if not self.feasible:
             lines.append("WARNING: none of them satisfies the constraints; loosen them")
+        published = f"{self.reference_seconds:.0f} s of references, " if self.references else ""
         if self.trial_seconds is not None and self.total_seconds is not None:
             lines.append(
                 f"time              about {self.total_seconds / 60:.1f} min for {self.trials} "
                 f"trials of about {self.trial_seconds:.0f} s on {self.workers} workers, "
-                "and half a minute around them"
+                f"{published}and half a minute around them"
             )
         return "\n".join(lines)
 
@@ -110,10 +124,13 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
     )
     priced = [price(a) for a in sample]
     feasible = [not p.violations(config.bounds) for p in priced]
-    seconds = None
+    references = [(r, price(r.architecture).cost) for r in problem.references]
+    seconds, reference_seconds = None, 0.0
     if problem.dataset is not None:
         announce("timing a few training steps")
-        seconds = _trial_seconds(config, problem, registry, sample, priced)
+        expected = _training_seconds(config, problem, registry, sample, priced)
+        seconds = expected(statistics.fmean(_macs(p.cost) for p in priced))
+        reference_seconds = sum(expected(_macs(cost)) for _, cost in references)
     executor = config.executor
     workers = 1 if executor.name == "inline" else worker_count(executor.workers, executor.cpus)
     return Outlook(
@@ -124,18 +141,24 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
         trials=config.trials,
         workers=workers,
         trial_seconds=seconds,
+        references=references,
+        reference_seconds=reference_seconds,
     )
 
 
-def _trial_seconds(
+def _macs(cost: Cost) -> float:
+    return cost.get("macs", cost.get("params", 0.0))
+
+
+def _training_seconds(
     config: SearchConfig,
     problem: prepare.Problem,
     registry: Registry,
     sample: Sequence[Architecture],
     priced: Sequence[Priced],
-) -> float:
-    """Mean training time over the sample: a few steps of networks at the quantiles of MACs, and
-    a straight line (seconds per image against MACs) through them."""
+) -> Callable[[float], float]:
+    """From the MACs of a network to the seconds of its training: a few steps of networks at the
+    quantiles of MACs, and a straight line (seconds per image against MACs) through them."""
     assert problem.dataset is not None
     recipe = config.recipe.to_recipe()
     images = min(len(problem.dataset.train_labels), TIMED_STEPS * recipe.batch_size)
@@ -146,7 +169,7 @@ def _trial_seconds(
         val_images=problem.dataset.val_images[:1],
         val_labels=problem.dataset.val_labels[:1],
     )
-    macs = [p.cost.get("macs", p.cost.get("params", 0.0)) for p in priced]
+    macs = [_macs(p.cost) for p in priced]
     order = sorted(range(len(sample)), key=lambda i: macs[i])
     chosen = [
         order[round(q * (len(order) - 1) / (TIMED_NETWORKS - 1))] for q in range(TIMED_NETWORKS)
@@ -171,6 +194,6 @@ def _trial_seconds(
         if len(set(x)) > 1
         else (0.0, statistics.fmean(per_image))
     )
-    mean = max(intercept + slope * statistics.fmean(macs), min(per_image))
     validation = len(problem.dataset.val_labels) / 3  # a forward pass is a third of a step
-    return mean * recipe.epochs * (len(problem.dataset.train_labels) + validation)
+    trained = recipe.epochs * (len(problem.dataset.train_labels) + validation)
+    return lambda m: trained * max(intercept + slope * m, min(per_image))

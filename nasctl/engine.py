@@ -8,15 +8,18 @@ Reproducible order: the proposal for trial n uses the results of trials before n
 told in the order of their numbers. The history is then a function of the configuration, the seed
 and the costs, whatever the timing; a worker waits only when one trial takes longer than `window`
 others.
+
+Reference networks are trained beside the candidates under negative numbers, once the first
+candidate is out (a space in which nothing is feasible is known before anything is trained). They
+are no proposals: no sampler hears of them, they are neither known networks nor trials nor failures
+in a row, so the candidates are the same with and without them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,7 +28,8 @@ from nasctl.errors import NasctlError, NothingFeasibleError, TooManyFailuresErro
 from nasctl.ledger import Ledger
 from nasctl.samplers.base import Observation, Sampler
 from nasctl.space import Choices
-from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, State, Trial, Work
+from nasctl.trainings import Trainings
+from nasctl.trial import Evaluation, Objectives, Outcome, State, Trial, Work
 
 
 class Signal(enum.Enum):
@@ -63,7 +67,7 @@ class EngineSettings:
 
 
 class Observer(Protocol):
-    """Is told after the ledger: progress display and tracking."""
+    """Is told after the ledger, also of reference networks: progress display and tracking."""
 
     def trial_started(self, trial: Trial) -> None: ...
     def epoch(self, trial: Trial, evaluation: Evaluation) -> None: ...
@@ -80,6 +84,8 @@ class Engine:
         source: finds candidates.
         sampler: fresh; it is told the ledger's history first.
         observer: told after each commit.
+        references: the reference networks, numbered -1, -2, ...; those that the ledger holds
+            have begun.
         clock: monotonic seconds, for durations.
     """
 
@@ -91,6 +97,7 @@ class Engine:
         source: CandidateSource,
         sampler: Sampler,
         observer: Observer,
+        references: Sequence[Trial] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -98,7 +105,13 @@ class Engine:
         self._source = source
         self._sampler = sampler
         self._observer = observer
-        self._clock = clock
+        self._trainings = Trainings(
+            ledger=ledger,
+            objectives=settings.objectives,
+            retries=settings.retries,
+            observer=observer,
+            clock=clock,
+        )
         self.stop_requested = False
         self.fatal: NasctlError | None = None
         """Why the search cannot go on, to be raised once the executor has returned."""
@@ -106,16 +119,13 @@ class Engine:
         """Nothing new was found: fewer trials than asked for."""
         self.duplicates = 0
         """Proposals of networks that were known already: trainings avoided."""
-        self._trials: dict[int, Trial] = {}
+        self._trials = self._trainings.candidates
+        begun = self._trainings.references
+        self._references = [t for t in references if t.number not in begun]  # not begun
         self._known: set[str] = set()
         self._rejected = 0
         self._told = 0  # trials are told in order of their numbers: those below are
         self._ended: list[int] = []  # final trials that are not told yet (async)
-        self._flying: dict[int, Work] = {}
-        self._began: dict[int, float] = {}
-        self._reasons: dict[int, str] = {}
-        self._queue: list[int] = []  # RUNNING trials that nobody works on
-        self._losses: dict[int, int] = {}  # workers that died on a trial
         self._restore()
 
     # -- what executors call ------------------------------------------------------------------
@@ -124,11 +134,11 @@ class Engine:
         """The next training to do; WAIT while only running trials can bring more; DONE."""
         if self.stop_requested or self.fatal is not None:
             return Signal.DONE
-        if self._queue:
-            return self._start(self._trials[self._queue.pop(0)])
+        if (work := self._decided_before()) is not None:
+            return work
         number = len(self._trials)
         if number >= self._settings.trials or self.exhausted:
-            return Signal.WAIT if self._flying else Signal.DONE
+            return Signal.WAIT if self._trainings.are_running else Signal.DONE
         if not self._may_propose(number):
             return Signal.WAIT
         self._tell_before(number)
@@ -161,70 +171,32 @@ class Engine:
             self._observer.rejected(self._rejected)
         if trial is None:
             return self._nothing_new()
-        self._trials[number] = trial
         self._known.add(trial.arch_id)
-        return self._start(trial)
+        return self._trainings.start(trial)
 
     def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Stores one epoch; False: stop this trial, it has diverged."""
-        if not self._is_current(work):
-            return False
-        bad = [f"{k} is {v}" for k, v in metrics.items() if not math.isfinite(v)]
-        if bad:
-            self._reasons[work.number] = f"epoch {epoch}: {', '.join(bad)}"
-            return False
-        evaluation = Evaluation(epoch=epoch, metrics=dict(metrics))
-        self._ledger.put_evaluation(work.number, evaluation)
-        trial = self._trials[work.number]
-        trial = dataclasses.replace(trial, evaluations=(*trial.evaluations, evaluation))
-        self._trials[work.number] = trial
-        self._observer.epoch(trial, evaluation)
-        return True
+        return self._trainings.report(work, epoch, metrics)
 
     def end(self, work: Work, outcome: Outcome) -> None:
         """Closes a piece of work; lost work goes back to the queue while retries are left."""
-        if not self._is_current(work):
+        trial = self._trainings.end(work, outcome)
+        if trial is None:
             return
-        del self._flying[work.number]
-        trial = self._trials[work.number]
-        reason = self._reasons.pop(work.number, None)
-        if outcome.kind is OutcomeKind.RELEASED:
-            self._queue.append(work.number)
-            return
-        if outcome.kind is OutcomeKind.LOST:
-            losses = self._losses[work.number] = self._losses.get(work.number, 0) + 1
-            self._ledger.add_event("lost", number=work.number, attempt=work.attempt)
-            if losses <= self._settings.retries:
-                self._queue.append(work.number)
-                return
-        error = reason or outcome.error
-        metrics: Mapping[str, float] = {}
-        if outcome.kind is OutcomeKind.COMPLETE and error is None:
-            metrics, error = self._final_metrics(trial)
-        elif error is None:
-            error = {
-                OutcomeKind.LOST: f"its worker died {self._losses.get(work.number, 0)} times",
-                OutcomeKind.STOPPED: "stopped",
-            }.get(outcome.kind, "failed without a reason")
-        trial = dataclasses.replace(
-            trial,
-            state=State.FAILED if error else State.COMPLETE,
-            metrics=metrics,
-            error=error,
-            seconds=self._clock() - self._began[work.number],
-        )
-        self._ledger.put_trial(trial)
-        self._trials[work.number] = trial
-        self._ended.append(work.number)
+        if not trial.is_reference:
+            self._ended.append(trial.number)
         self._observer.trial_ended(trial)
-        self._count_failures()
+        if not trial.is_reference:
+            self._count_failures()
 
     # -- what the flow reads ------------------------------------------------------------------
 
     def has_work(self) -> bool:
         """Whether there may be anything to train: False right away for a finished run."""
-        return bool(self._queue) or (
-            len(self._trials) < self._settings.trials and not self.exhausted
+        return (
+            self._trainings.are_waiting
+            or bool(self._references)
+            or (len(self._trials) < self._settings.trials and not self.exhausted)
         )
 
     @property
@@ -245,16 +217,10 @@ class Engine:
     # -- inside -------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        for trial in self._ledger.trials():
-            self._trials[trial.number] = trial
+        for trial in self._trials.values():
             self._known.add(trial.arch_id)
-            if trial.state is State.RUNNING:
-                self._queue.append(trial.number)
-            else:
+            if trial.state is not State.RUNNING:
                 self._ended.append(trial.number)
-        for _, kind, data in self._ledger.events():
-            if kind == "lost":
-                self._losses[data["number"]] = self._losses.get(data["number"], 0) + 1
         rejections = self._ledger.rejections()
         self._rejected = len(rejections)
         for r in rejections:
@@ -271,6 +237,14 @@ class Engine:
                 self._tell_before(number)
             for observation in by_trial.get(number, ()):
                 self._sampler.tell(observation)
+
+    def _decided_before(self) -> Work | None:
+        """Work that needs no proposal: what was begun and lost, then reference networks."""
+        if self._trainings.are_waiting:
+            return self._trainings.again()
+        if self._references and self._trials:
+            return self._trainings.start(self._references.pop(0))
+        return None
 
     def _may_propose(self, number: int) -> bool:
         if self._settings.order == "async":
@@ -307,39 +281,6 @@ class Engine:
             rejected=False,
         )
 
-    def _start(self, trial: Trial) -> Work:
-        trial = dataclasses.replace(
-            trial, attempts=trial.attempts + 1, evaluations=(), started_at=time.time()
-        )
-        with self._ledger.transaction():
-            self._ledger.clear_evaluations(trial.number)
-            self._ledger.put_trial(trial)
-        self._trials[trial.number] = trial
-        work = Work(
-            number=trial.number,
-            attempt=trial.attempts,
-            architecture=trial.architecture,
-            seed=trial.seed,
-            epochs=trial.epochs,
-        )
-        self._flying[trial.number] = work
-        self._began[trial.number] = self._clock()
-        self._observer.trial_started(trial)
-        return work
-
-    def _is_current(self, work: Work) -> bool:
-        current = self._flying.get(work.number)
-        return current is not None and current.attempt == work.attempt
-
-    def _final_metrics(self, trial: Trial) -> tuple[Mapping[str, float], str | None]:
-        if not trial.evaluations:
-            return {}, "ended without reporting anything"
-        metrics = {**trial.evaluations[-1].metrics, **trial.cost}
-        missing = [m for m in self._settings.objectives if m not in metrics]
-        if missing:
-            return {}, f"did not report {', '.join(missing)}"
-        return metrics, None
-
     def _count_failures(self) -> None:
         limit = self._settings.max_failures
         final = [t for t in self._trials.values() if t.state.is_final]
@@ -355,4 +296,4 @@ class Engine:
             self.fatal = NothingFeasibleError(
                 f"no candidate satisfies the constraints; {self.closest}"
             )
-        return Signal.WAIT if self._flying else Signal.DONE
+        return Signal.WAIT if self._trainings.are_running else Signal.DONE

@@ -67,7 +67,7 @@ class TrainingJob:
         registry = _registry(self.plugins)
         recipe = dataclasses.replace(self.recipe, epochs=work.epochs)
         build = network.build
-        if self.family is not None:
+        if self.family is not None and work.number >= 0:  # references are not of the family
             name, options = self.family
             build = registry.families[name](**options).build or build
         model = build(work.architecture)

@@ -72,17 +72,18 @@ def collect_entries(
         if trial.state is State.COMPLETE:
             groups.setdefault(trial.arch_id, []).append(trial)
     return [
-        _entry(group, measured.get(arch_id), validation_images, calibration_networks)
+        make_entry(group, measured.get(arch_id), validation_images, calibration_networks)
         for arch_id, group in groups.items()
     ]
 
 
-def _entry(
+def make_entry(
     group: Sequence[Trial],
     measured: Mapping[str, Any] | None,
     images: int | None,
     calibration_networks: int,
 ) -> Entry:
+    """The trainings of one network as one entry; see `collect_entries`."""
     first = group[0]
     metrics = {
         name: statistics.fmean(t.metrics[name] for t in group)
@@ -186,6 +187,7 @@ def front_json(
     objectives: Objectives,
     reference_point: Mapping[str, float],
     counts: Mapping[str, int],
+    references: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The object that `front.json` holds and `nasctl front --json` prints."""
     members = front_entries(entries, objectives)
@@ -197,6 +199,7 @@ def front_json(
         ),
         "trials": dict(counts),
         "members": [e.to_json() for e in members],
+        "references": list(references),
     }
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "LatencyTable",
     "WholeLatency",
     "device_fingerprint",
+    "extend_table",
     "measure_networks",
     "measure_table",
 ]
@@ -109,6 +110,49 @@ def measure_table(
         blocks={k: record.blocks[k] for k in sorted(wanted)},
         correction=record.corrections[choice],
     )
+
+
+def extend_table(
+    table: LatencyTable,
+    pairs: Iterable[Pair],
+    settings: LatencySettings,
+    *,
+    build_block: Callable[[Block, Shape], nn.Module],
+    cache_path: Path | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+) -> LatencyTable:
+    """The table with more blocks, on its scale; its own values and its correction stay as they are.
+
+    What the correction says of networks of these blocks is extrapolated.
+
+    Args:
+        table: measured with the same `settings`.
+        pairs: every (block, input shape) that may be asked for besides; those it has are skipped.
+        build_block, cache_path, progress, seed, runtime: see `measure_table`.
+
+    Raises:
+        EnvironmentProblemError: a block cannot be exported, the command or the disk fails.
+    """
+    wanted = {k: p for p in pairs if (k := pair_key(*p)) not in table.blocks}
+    if not wanted:
+        return table
+    key = device_key(table.device, {type(block) for block, _ in wanted.values()})
+    record = read_record(cache_path, key)
+    if not record.blocks.keys() >= wanted.keys():
+        with locked(cache_path):
+            record = read_record(cache_path, key)
+            if record.canary_ms is None:
+                record.canary_ms = table.canary_ms
+            with _runtime(runtime, settings) as opened:
+                bench = Bench(opened, settings, progress=progress, seed=seed)
+                bench.fill_blocks(record, wanted, build_block)
+            write_record(cache_path, key, record)
+    assert record.canary_ms is not None
+    scale = table.canary_ms / record.canary_ms
+    blocks = {**table.blocks, **{k: record.blocks[k] * scale for k in wanted}}
+    return dataclasses.replace(table, blocks={k: blocks[k] for k in sorted(blocks)})
 
 
 def _choice_key(candidates: Sequence[Architecture], count: int) -> str:

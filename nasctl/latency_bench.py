@@ -97,16 +97,10 @@ class Bench:
         build_network: Callable[[Architecture], nn.Module],
     ) -> None:
         """Adds to `record` whatever it lacks: blocks, and the correction under the key `choice`."""
-        missing = {k: p for k, p in wanted.items() if k not in record.blocks}
-        canary = self._prepare(canary_network(), CANARY_SHAPE)
-        timers = [self._prepare(empty_network(), EMPTY_SHAPE)]
-        for done, (block, shape) in enumerate(missing.values()):
-            if done % 25 == 0:
-                self._say(f"preparing blocks for timing {done}/{len(missing)}")
-            timers.append(self._prepare(build_block(block, shape), shape))
         if choice in record.corrections:
-            self._time(record, list(missing), [], timers, canary)
+            self.fill_blocks(record, wanted, build_block)
             return
+        missing, timers, canary = self._prepare_blocks(record, wanted, build_block)
         if self._runtime.passes is not None:  # asked once: nothing to gain from a quick pass
             self._time(record, list(missing), [], timers, canary)
             missing, timers = {}, timers[:1]
@@ -122,6 +116,32 @@ class Bench:
             timers.append(self._prepare(build_network(architecture), architecture.input_shape))
         self._time(record, list(missing), fresh, timers, canary)
         record.corrections[choice] = _calibrate(record, networks)
+
+    def fill_blocks(
+        self,
+        record: DeviceRecord,
+        wanted: Mapping[str, tuple[Block, Shape]],
+        build_block: Callable[[Block, Shape], nn.Module],
+    ) -> None:
+        """Adds to `record` the blocks that it lacks."""
+        missing, timers, canary = self._prepare_blocks(record, wanted, build_block)
+        self._time(record, list(missing), [], timers, canary)
+
+    def _prepare_blocks(
+        self,
+        record: DeviceRecord,
+        wanted: Mapping[str, tuple[Block, Shape]],
+        build_block: Callable[[Block, Shape], nn.Module],
+    ) -> tuple[dict[str, tuple[Block, Shape]], list[Timer], Timer]:
+        """What `record` lacks; the timers of an empty call and of each of those; the canary's."""
+        missing = {k: p for k, p in wanted.items() if k not in record.blocks}
+        canary = self._prepare(canary_network(), CANARY_SHAPE)
+        timers = [self._prepare(empty_network(), EMPTY_SHAPE)]
+        for done, (block, shape) in enumerate(missing.values()):
+            if done % 25 == 0:
+                self._say(f"preparing blocks for timing {done}/{len(missing)}")
+            timers.append(self._prepare(build_block(block, shape), shape))
+        return missing, timers, canary
 
     def whole(
         self,

@@ -16,55 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from nasctl import ledger_schema
 from nasctl.arch import Architecture, Block, Cost
 from nasctl.errors import EnvironmentProblemError
 from nasctl.fields import canonical_json
 from nasctl.trial import Evaluation, Rejection, State, Trial
-
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE architectures (arch_id TEXT PRIMARY KEY, data TEXT NOT NULL);
-CREATE TABLE trials (
-    number INTEGER PRIMARY KEY,
-    arch_id TEXT NOT NULL REFERENCES architectures,
-    seed INTEGER NOT NULL,
-    epochs INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    attempts INTEGER NOT NULL,
-    choices TEXT NOT NULL,
-    cost TEXT NOT NULL,
-    cost_intervals TEXT NOT NULL,
-    metrics TEXT NOT NULL,
-    error TEXT,
-    sampler_state TEXT NOT NULL,
-    started_at REAL NOT NULL,
-    seconds REAL NOT NULL,
-    UNIQUE (arch_id, seed, epochs)
-);
-CREATE TABLE evaluations (
-    number INTEGER NOT NULL REFERENCES trials,
-    epoch INTEGER NOT NULL,
-    metrics TEXT NOT NULL,
-    PRIMARY KEY (number, epoch)
-);
-CREATE TABLE rejections (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    before INTEGER NOT NULL,
-    arch_id TEXT,
-    choices TEXT NOT NULL,
-    cost TEXT NOT NULL,
-    violations TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    attempt INTEGER,
-    sampler_state TEXT NOT NULL
-);
-CREATE TABLE measurements (arch_id TEXT PRIMARY KEY, data TEXT NOT NULL);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL
-);
-"""
 
 
 class RunLock:
@@ -118,6 +74,11 @@ def _explained(path: Path) -> Iterator[None]:
         raise EnvironmentProblemError(f"{path}: {text}{hint}") from error
 
 
+def _prefix(number: int) -> str:
+    """Of the tables that a training with this number is in."""
+    return "reference_" if number < 0 else ""
+
+
 class Ledger:
     """The records of one run.
 
@@ -157,30 +118,25 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA foreign_keys=ON")
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if tables == 0:
-                # One script, one transaction: a ledger has its whole schema or none of it.
-                self._db.executescript(
-                    f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
-                )
-        self._check_version()
         problem = self._db.execute("PRAGMA quick_check").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(f"database disk image is malformed: {problem}")
+        ledger_schema.prepare(self._db)
+        self._check_version()
 
     def _check_version(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        version = ledger_schema.version_of(self._db)
         if version == 0:
             raise EnvironmentProblemError(
                 f"{self.path}: there is nothing in it: its search has not begun, or was cut short "
                 "at once; run the search"
             )
-        if version != SCHEMA_VERSION:
+        if version not in ledger_schema.READABLE:
             raise EnvironmentProblemError(
                 f"{self.path}: ledger version {version}, this nasctl reads version "
-                f"{SCHEMA_VERSION}; use the nasctl that wrote it"
+                f"{ledger_schema.SCHEMA_VERSION}; use the nasctl that wrote it"
             )
+        self._has_references = version > 1
 
     def close(self) -> None:
         self._db.close()
@@ -244,11 +200,13 @@ class Ledger:
             self._architectures[architecture.id] = architecture
 
     def put_trial(self, trial: Trial) -> None:
-        """Inserts or replaces the row of a trial (not its evaluations)."""
+        """Inserts or replaces the row of a trial (not its evaluations); of a reference network
+        where the number is negative, in a table of their own."""
         with self.transaction():
             self._add_architecture(trial.architecture)
             self._db.execute(
-                "INSERT INTO trials VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (number) "
+                f"INSERT INTO {_prefix(trial.number)}trials "
+                "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (number) "
                 "DO UPDATE SET state=excluded.state, attempts=excluded.attempts, "
                 "metrics=excluded.metrics, error=excluded.error, "
                 "started_at=excluded.started_at, seconds=excluded.seconds",
@@ -274,24 +232,31 @@ class Ledger:
         """Stores one epoch; the same epoch of a later attempt replaces it."""
         with self.transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)",
+                f"INSERT OR REPLACE INTO {_prefix(number)}evaluations VALUES (?, ?, ?)",
                 (number, evaluation.epoch, canonical_json(dict(evaluation.metrics))),
             )
 
     def clear_evaluations(self, number: int) -> None:
         """Forgets the epochs of an attempt that was lost."""
         with self.transaction():
-            self._db.execute("DELETE FROM evaluations WHERE number=?", (number,))
+            self._db.execute(f"DELETE FROM {_prefix(number)}evaluations WHERE number=?", (number,))
 
     def trials(self) -> list[Trial]:
         """Every trial in order of its number, with its evaluations."""
+        return self._trials_of("")
+
+    def references(self) -> list[Trial]:
+        """The reference networks in the order of the configuration, likewise."""
+        return self._trials_of("reference_")[::-1] if self._has_references else []
+
+    def _trials_of(self, prefix: str) -> list[Trial]:
         with _explained(self.path):
             # One snapshot for both tables: the driver may be writing.
             self._db.execute("BEGIN")
             try:
-                rows = self._db.execute("SELECT * FROM trials ORDER BY number").fetchall()
+                rows = self._db.execute(f"SELECT * FROM {prefix}trials ORDER BY number").fetchall()
                 epochs = self._db.execute(
-                    "SELECT number, epoch, metrics FROM evaluations ORDER BY number, epoch"
+                    f"SELECT number, epoch, metrics FROM {prefix}evaluations ORDER BY number, epoch"
                 ).fetchall()
                 self._load_architectures()
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import random
@@ -18,8 +19,9 @@ from nasctl.data import Dataset
 from nasctl.environment import cache_directory
 from nasctl.errors import ConfigError, NothingFeasibleError, SpecError, unknown
 from nasctl.evaluate import EvaluatorJob, TrainingJob
-from nasctl.latency import LatencySettings, LatencyTable, measure_table
+from nasctl.latency import LatencySettings, LatencyTable, extend_table, measure_table
 from nasctl.plugins import PACKAGED_EVALUATORS, Registry, call_factory
+from nasctl.references import ReferenceNetwork, load_references
 from nasctl.space import Family
 from nasctl.trial import EXACT_METRICS, Objectives
 
@@ -40,12 +42,14 @@ class Problem:
     Attributes:
         dataset: None where a plugin's evaluator replaces data and training.
         family_options: as given to the family, to build it again in a worker.
+        references: networks of the literature that are trained to compare with.
     """
 
     family: Family
     family_name: str
     family_options: Mapping[str, Any]
     dataset: Dataset | None
+    references: tuple[ReferenceNetwork, ...] = ()
 
     @property
     def has_modules(self) -> bool:
@@ -94,17 +98,40 @@ def load_problem(config: SearchConfig, registry: Registry) -> Problem:
         extras = {"input_shape": loaded.input_shape, "num_classes": loaded.num_classes}
         dataset = loaded if config.evaluator == "train" else None
     try:
-        family = call_factory(factory, options, key="space.options", extras=extras)
+        family = call_factory(
+            factory,
+            options,
+            key="space.options",
+            extras={**extras, "user_blocks": registry.user_blocks},
+        )
     except SpecError as error:
         raise ConfigError([f"space.options: {p}" for p in error.problems]) from error
     except ConfigError as error:  # a family names its own options; users need the whole key
         whole = [p if p.startswith("space.") else f"space.options.{p}" for p in error.problems]
         raise ConfigError(whole) from error
-    return Problem(
+    problem = Problem(
         family=family,
         family_name=config.space.family,
         family_options={**{k: v for k, v in extras.items() if k not in options}, **options},
         dataset=dataset,
+    )
+    return dataclasses.replace(problem, references=_references(config, problem))
+
+
+def _references(config: SearchConfig, problem: Problem) -> tuple[ReferenceNetwork, ...]:
+    if not config.reference:
+        return ()
+    # Their accuracies and costs have to mean the same as those of the candidates.
+    if problem.family.cost is not None or not problem.has_modules:
+        raise ConfigError(
+            f"reference: the networks of space.family={config.space.family} have costs of their "
+            "own, which a published network does not have; use []"
+        )
+    assert problem.dataset is not None, "the configuration was checked: it trains"
+    return load_references(
+        [(entry.name, entry.width) for entry in config.reference],
+        input_shape=problem.dataset.input_shape,
+        num_classes=problem.dataset.num_classes,
     )
 
 
@@ -230,35 +257,55 @@ def make_pricer(
     if family.cost is not None or not problem.has_modules:
         return Pricer(family, None, None)
     pairs = reachable_blocks(family, sample)
+    more = _reference_blocks(problem, pairs)
     if stored.block_costs is not None:
         blocks = BlockTable.from_json(stored.block_costs, registry.blocks)
     else:
-        announce(f"pricing {len(pairs)} blocks")
+        announce(f"pricing {len(pairs) + len(more)} blocks")
         blocks = BlockTable(cache_directory() / "blocks.json")
-        blocks.warm(pairs)
+        blocks.warm([*pairs, *more])
     latency: LatencyTable | None = None
     if stored.latency_table is not None:
         latency = LatencyTable.from_json(stored.latency_table)
     elif config.latency.name != "none":
-        latency = _measure_latency(config, family, pairs, sample, announce)
+        latency = _measure_latency(config, problem, pairs, sample, announce)
     return Pricer(family, blocks, latency)
+
+
+def _reference_blocks(
+    problem: Problem, pairs: Iterable[tuple[Block, Shape]]
+) -> list[tuple[Block, Shape]]:
+    """What the reference networks need besides the blocks of the family."""
+    reached = set(pairs)
+    placed = itertools.chain.from_iterable(r.architecture.placed() for r in problem.references)
+    return [pair for pair in dict.fromkeys(placed) if pair not in reached]
 
 
 def _measure_latency(
     config: SearchConfig,
-    family: Family,
+    problem: Problem,
     pairs: list[tuple[Block, Shape]],
     sample: list[Architecture],
     announce: Announce,
 ) -> LatencyTable:
+    """Of the family's blocks first: references may not change what candidates are judged by."""
     from search_spaces import network
 
-    return measure_table(
+    table = measure_table(
         pairs,
         sample,
         latency_settings(config),
         build_block=lambda block, shape: block.build(shape),
-        build_network=family.build or network.build,
+        build_network=problem.family.build or network.build,
+        cache_path=cache_directory() / "latency.json",
+        progress=announce,
+        seed=config.seed,
+    )
+    return extend_table(
+        table,
+        _reference_blocks(problem, pairs),
+        latency_settings(config),
+        build_block=lambda block, shape: block.build(shape),
         cache_path=cache_directory() / "latency.json",
         progress=announce,
         seed=config.seed,

@@ -182,14 +182,15 @@ class PlainProgress(_Shown):
             return
         board = self._board
         width = len(str(board.total))
+        count = f"{board.ended:>{width}}/{board.total}"
         parts = [
-            f"[{board.ended:>{width}}/{board.total}] {trial.state.value:<8}",
-            f"#{trial.number} {trial.arch_id}",
+            f"[{'reference' if trial.is_reference else count}] {trial.state.value:<8}",
+            f"{trial.label} {trial.arch_id}",
             result_text(trial),
         ]
         if trial.seconds:
             parts.append(f"in {text.duration(trial.seconds)}")
-        if board.front is not None:
+        if board.front is not None and not trial.is_reference:
             size, hypervolume = board.front
             parts.append(f"front {size}{'+' if ended.joined_front else ''}")
             parts.append(f"hypervolume {text.significant(hypervolume, 4)}")
@@ -340,7 +341,7 @@ class LiveProgress(_Shown):
         table.add_column("accuracy", no_wrap=True, justify="right")
         for now in running:
             table.add_row(
-                f"#{now.trial.number}",
+                _place(now.trial),
                 now.trial.arch_id,
                 _escaped(text.choices_summary(now.trial.choices)),
                 ProgressBar(total=max(1, now.trial.epochs), completed=now.epoch, width=12),
@@ -364,15 +365,21 @@ class LiveProgress(_Shown):
             trial = ended.trial
             style = {State.FAILED: "red", State.PRUNED: "dim"}.get(trial.state, "")
             outcome = "" if trial.state is State.COMPLETE else f"{trial.state.value.lower()}: "
+            name = f"{trial.label}: " if trial.is_reference else ""
             table.add_row(
-                f"#{trial.number}",
+                _place(trial),
                 trial.arch_id,
-                _escaped(outcome + result_text(trial, "")),
+                _escaped(name + outcome + result_text(trial, "")),
                 text.duration(trial.seconds),
                 "[cyan]● front[/]" if ended.joined_front else "",
                 style=style,
             )
         return table
+
+
+def _place(trial: Trial) -> str:
+    """What stands for a trial where there is little room."""
+    return "ref" if trial.is_reference else f"#{trial.number}"
 
 
 def _grid(*justify: Literal["left", "right"]) -> Table:

@@ -68,8 +68,11 @@ class Board:
         self.running.pop(trial.number, None)
         if trial.state is State.RUNNING:
             return None
-        self._count(trial)
         self._ended_here += 1
+        if trial.is_reference:  # work that was done, but no trial
+            self.recent.appendleft(Ended(trial=trial, joined_front=False))
+            return self.recent[0]
+        self._count(trial)
         ended = Ended(trial=trial, joined_front=self._front_grew)
         self._front_grew = False
         self.recent.appendleft(ended)
@@ -100,7 +103,8 @@ class Board:
         under_way = sum(
             1 - r.epoch / r.trial.epochs for r in self.running.values() if r.trial.epochs
         )
-        waiting = max(0, self.total - self.ended - len(self.running))
+        started = sum(not r.trial.is_reference for r in self.running.values())
+        waiting = max(0, self.total - self.ended - started)
         return (waiting + under_way) * spent / done
 
 

@@ -11,6 +11,7 @@ from nasctl.errors import EnvironmentProblemError, nearest
 from nasctl.evaluate import weights_name
 from nasctl.front import Entry, collect_entries, count_states, front_json, hypervolume_history
 from nasctl.ledger import Ledger
+from nasctl.references import references_json
 from nasctl.trial import Objectives, Rejection, Trial
 from search_spaces.blocks import BLOCKS
 
@@ -39,6 +40,17 @@ def find_run(run: str | Path) -> Path:
     raise EnvironmentProblemError(f"{run}: no run here (no {LEDGER}){hint}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What the ledger held when it was read."""
+
+    meta: dict[str, Any]
+    trials: list[Trial]
+    references: list[Trial]
+    rejections: list[Rejection]
+    measurements: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class RunRecords:
     """A snapshot of one run; open a new one to see later trials.
@@ -53,17 +65,22 @@ class RunRecords:
     directory: Path
 
     @functools.cached_property
-    def _content(self) -> tuple[dict[str, Any], list[Trial], list[Rejection], dict[str, Any]]:
+    def _content(self) -> _Content:
         ledger = Ledger(self.directory / LEDGER, BLOCKS, readonly=True)
         try:
-            meta = {k: ledger.meta(k) for k in _META}
-            return meta, ledger.trials(), ledger.rejections(), ledger.measurements()
+            return _Content(
+                meta={k: ledger.meta(k) for k in _META},
+                trials=ledger.trials(),
+                references=ledger.references(),
+                rejections=ledger.rejections(),
+                measurements=ledger.measurements(),
+            )
         finally:
             ledger.close()
 
     def meta(self, key: str) -> Any:
         """A setting stored when the run was created; None if it got no further."""
-        return self._content[0][key]
+        return self._content.meta[key]
 
     @property
     def uid(self) -> str:
@@ -108,10 +125,14 @@ class RunRecords:
         return self.status == "FINISHED"
 
     def trials(self) -> list[Trial]:
-        return self._content[1]
+        return self._content.trials
+
+    def references(self) -> list[Trial]:
+        """The reference networks that have begun, in the order of the configuration."""
+        return self._content.references
 
     def rejections(self) -> list[Rejection]:
-        return self._content[2]
+        return self._content.rejections
 
     @property
     def rejected_count(self) -> int:
@@ -119,13 +140,17 @@ class RunRecords:
 
     @property
     def measurements(self) -> dict[str, Any]:
-        return self._content[3]
+        return self._content.measurements
 
     @property
     def latency(self) -> dict[str, Any] | None:
         """The summary of the latency table, or None."""
         summary: dict[str, Any] | None = self.meta("latency_summary")
         return summary
+
+    @property
+    def _calibration_networks(self) -> int:
+        return int((self.latency or {}).get("calibration_networks", 0))
 
     @functools.cached_property
     def entries(self) -> list[Entry]:
@@ -134,7 +159,7 @@ class RunRecords:
             self.trials(),
             measured=self.measurements,
             validation_images=self.meta("validation_images"),
-            calibration_networks=int((self.latency or {}).get("calibration_networks", 0)),
+            calibration_networks=self._calibration_networks,
         )
 
     @functools.cached_property
@@ -145,6 +170,15 @@ class RunRecords:
             objectives=self.objectives,
             reference_point=self.reference_point,
             counts=count_states(self.trials(), self.rejected_count),
+            references=references_json(
+                self.references(),
+                self.entries,
+                objectives=self.objectives,
+                constraints=dict(self.config.get("constraints") or {}),
+                measured=self.measurements,
+                validation_images=self.meta("validation_images"),
+                calibration_networks=self._calibration_networks,
+            ),
         )
 
     def front_ids(self) -> set[str]:

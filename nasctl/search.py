@@ -31,6 +31,7 @@ from nasctl.ledger import Ledger
 from nasctl.plugins import Registry
 from nasctl.prepare import Pricer, Problem
 from nasctl.records import RunRecords
+from nasctl.references import reference_trials
 from nasctl.rundir import Differences, OpenRun, open_run
 from nasctl.samplers import SamplerContext, create_sampler
 from nasctl.space import measure_space
@@ -230,6 +231,9 @@ class _Search:
             source=source,
             sampler=create_sampler(config.sampler.name, config.sampler.options, context),
             observer=_Both(self._display, tracking, self._front),
+            references=reference_trials(
+                self._problem.references, price, seed=config.seed, epochs=config.recipe.epochs
+            ),
         )
 
     # -- training -----------------------------------------------------------------------------
@@ -268,24 +272,26 @@ class _Search:
 
     # -- after training -----------------------------------------------------------------------
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self, trials: list[Trial]) -> list[Entry]:
         return collect_entries(
-            self._ledger.trials(),
+            trials,
             measured=self._ledger.measurements(),
             validation_images=self._ledger.meta("validation_images"),
         )
 
     def _measure_front(self, price: Pricer, executor: Executor) -> None:
-        """Measures front members and near-front candidates whole, until the front stands on
-        measured networks: replacing a prediction can bring others onto it."""
+        """Measures front members, near-front candidates and references whole, until the front
+        stands on measured networks: replacing a prediction can bring others onto it."""
         if price.latency is None:
             return
         for _ in itertools.repeat(None, 3):
-            entries = self._entries()
+            entries = self._entries(self._ledger.trials())
+            references = self._entries(self._ledger.references())
             members = front_entries(entries, self._config.objectives)
             near = near_front_entries(entries, members, self._config.objectives)
             measured = self._ledger.measurements()
             todo = [e for e in (*members, *near) if e.arch_id not in measured][:NEAR_FRONT_LIMIT]
+            todo += [e for e in references if e.arch_id not in measured]
             if not todo:
                 return
             self._display.phase(f"measuring {len(todo)} networks whole, alone on the machine")
@@ -295,12 +301,14 @@ class _Search:
         from search_spaces import network
 
         settings = prepare.latency_settings(self._config)
+        published = {r.architecture.id for r in self._problem.references}
+        own_build = self._problem.family.build or network.build
         found = executor.run_exclusive(
             lambda: measure_networks(
                 [e.architecture for e in todo],
                 settings,
                 canary_ms=canary_ms,
-                build_network=self._problem.family.build or network.build,
+                build_network=lambda a: network.build(a) if a.id in published else own_build(a),
                 progress=self._display.phase,
             )
         )
@@ -352,7 +360,7 @@ class _Both:
         self._tracking.poke()
 
     def trial_ended(self, trial: Trial) -> None:
-        if self._front.add(trial):
+        if not trial.is_reference and self._front.add(trial):
             self._display.front(self._front.size, self._front.hypervolume)
         self._display.trial_ended(trial)
         self._tracking.poke()

@@ -20,6 +20,8 @@ from nasctl.report.view import (
     direction,
     points,
     primary,
+    reference_points,
+    remark,
     staircase,
     tabled,
 )
@@ -28,8 +30,8 @@ from nasctl.trial import Trial
 Paint = Callable[[str, str], str]
 """(text, `bold` | `dim` | `front`) -> the text, with ANSI codes or without."""
 
-MEMBER, DOMINATED = "●", "·"
-_ASCII = str.maketrans("●·─│╯╮╰╭┤┬└–↑↓×", "*.-|''..++`-^vx")
+MEMBER, REFERENCE, DOMINATED = "●", "○", "·"
+_ASCII = str.maketrans("●○·─│╯╮╰╭┤┬└–↑↓×…", "*o.-|''..++`-^vx.")
 _CODES = {"bold": "1", "dim": "2", "front": "1;36"}
 
 
@@ -55,14 +57,23 @@ def print_front(front: Mapping[str, Any], trials: Iterable[Trial], file: TextIO)
         file: usually standard output.
     """
     size = shutil.get_terminal_size((80, 24))
-    paint = ansi if file.isatty() and not os.environ.get("NO_COLOR") else plain
+    paint = paint_for(file)
     parts = [front_table(front, width=size.columns, paint=paint)]
     if front["members"]:
         height = max(8, min(18, size.lines - 8))
         parts.append(
             front_picture(front, trials, width=min(size.columns, 110), height=height, paint=paint)
         )
-    shown = "\n\n".join(parts)
+    print_text("\n\n".join(parts), file)
+
+
+def paint_for(file: TextIO) -> Paint:
+    """Colour on a terminal, unless NO_COLOR is set."""
+    return ansi if file.isatty() and not os.environ.get("NO_COLOR") else plain
+
+
+def print_text(shown: str, file: TextIO) -> None:
+    """Prints, in ASCII where the encoding of `file` has nothing better."""
     try:
         shown.encode(file.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -75,32 +86,32 @@ def _view(front: Mapping[str, Any], trials: Iterable[Trial] = ()) -> RunView:
 
 
 def front_table(front: Mapping[str, Any], *, width: int = 80, paint: Paint = plain) -> str:
-    """The members as lines, cheapest first: id, objectives with their intervals, other costs.
+    """The members as lines, cheapest first: id, objectives with their intervals, other costs; below
+    them the reference networks, and what there is to say of them.
 
     Columns that do not fit into `width` are left out, the least needed first.
     """
     view = _view(front)
-    found = points(view)
+    members, references = points(view), reference_points(view)
+    found = [*members, *references]
     counts = front["trials"]
     started = sum(counts.get(s, 0) for s in ("COMPLETE", "PRUNED", "FAILED", "RUNNING"))
     summary = (
-        f"{text.plural(len(found), 'network')} on the front of {text.plural(started, 'trial')}"
+        f"{text.plural(len(members), 'network')} on the front of {text.plural(started, 'trial')}"
     )
     hypervolume = text.significant(front["hypervolume"], 4)
     head = f"{paint(summary, 'bold')}, hypervolume {hypervolume}"
     if not found:
         return head
-    columns = _fitting(_columns(view, found), width)
-    widths = [max(len(cell) for cell in column) for column in columns]
-    lines = []
-    for row in range(2 + len(found)):
-        cells = [
-            column[row].ljust(w) if i == 0 else column[row].rjust(w)
-            for i, (column, w) in enumerate(zip(columns, widths, strict=True))
-        ]
-        line = "  ".join(cells).rstrip()
-        lines.append(paint(line, "dim") if row < 2 else _lit(cells, paint).rstrip())
-    return "\n".join([head, "", *lines])
+    rows = aligned(fitting(_columns(view, found), width))
+    lines = [paint("  ".join(cells).rstrip(), "dim") for cells in rows[:2]]
+    lines += [_lit(cells, paint).rstrip() for cells in rows[2:]]
+    remarks = [
+        paint(f"{REFERENCE} {p.name} {what}"[:width], "bold" if r["on_front"] else "dim")
+        for p, r in zip(references, view.references, strict=True)
+        if (what := remark(r))
+    ]
+    return "\n".join([head, "", *lines, *([""] if remarks else []), *remarks])
 
 
 def _lit(cells: Sequence[str], paint: Paint) -> str:
@@ -109,7 +120,8 @@ def _lit(cells: Sequence[str], paint: Paint) -> str:
 
 def _columns(view: RunView, found: Sequence[Point]) -> list[tuple[int, list[str]]]:
     """(how soon it may be left out, cells with two lines of head): 0 is never."""
-    made: list[tuple[int, list[str]]] = [(0, ["network", "", *(p.arch_id for p in found)])]
+    names = [f"{REFERENCE} {p.name}" if p.name else p.arch_id for p in found]
+    made: list[tuple[int, list[str]]] = [(0, ["network", "", *names])]
     for place, metric in enumerate(tabled(view)):
         split = any(metric in p.predicted for p in found)
         rank = 0 if metric in view.objectives else 10 + place
@@ -131,7 +143,8 @@ def _columns(view: RunView, found: Sequence[Point]) -> list[tuple[int, list[str]
     return made
 
 
-def _fitting(columns: Sequence[tuple[int, list[str]]], width: int) -> list[list[str]]:
+def fitting(columns: Sequence[tuple[int, list[str]]], width: int) -> list[list[str]]:
+    """The columns that fit, two spaces apart, given how soon each may be left out; 0 is never."""
     kept = list(columns)
     while len(kept) > 1:
         needed = sum(max(len(c) for c in column) + 2 for _, column in kept) - 2
@@ -143,6 +156,18 @@ def _fitting(columns: Sequence[tuple[int, list[str]]], width: int) -> list[list[
     return [column for _, column in kept]
 
 
+def aligned(columns: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows of cells of equal width: the first column to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in columns]
+    return [
+        [
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in zip(*columns, strict=True)
+    ]
+
+
 def front_picture(
     front: Mapping[str, Any],
     trials: Iterable[Trial],
@@ -151,7 +176,8 @@ def front_picture(
     height: int = 16,
     paint: Paint = plain,
 ) -> str:
-    """A scatter of the first two objectives: members, the line they attain, dominated networks.
+    """A scatter of the first two objectives: members, the line they attain, dominated networks;
+    reference networks as hollow circles.
 
     The horizontal axis is logarithmic where its values span more than a factor of 12. Dominated
     networks far below the rest are left out, so that the front is not squashed.
@@ -169,21 +195,24 @@ def front_picture(
     members = [p for p in drawn if p.role == "member"]
     if not members:
         return ""
-    y_scale = _Scale(_window([p.values[y] for p in drawn], [p.values[y] for p in members]), height)
+    references = [p for p in reference_points(view) if x in p.values and y in p.values]
+    kept = [*members, *references]  # always in the picture
+    y_scale = _Scale(_window([p.values[y] for p in drawn], [p.values[y] for p in kept]), height)
     labels = {row: label for label, row in y_scale.ticks(max(2, height // 3))}
     left = max(len(t) for t in labels.values()) + 2
     columns = width - left - 2
-    xs = [p.values[x] for p in drawn]
+    xs = [p.values[x] for p in (*drawn, *references)]
     log = min(xs) > 0 and max(xs) / min(xs) > 12
-    x_scale = _Scale(_window(xs, [p.values[x] for p in members]), columns, log=log)
+    x_scale = _Scale(_window(xs, [p.values[x] for p in kept]), columns, log=log)
     grid = _Grid(columns, height)
     for p in drawn:
         if p.role != "member":
             grid.put(x_scale.cell(p.values[x]), y_scale.cell(p.values[y]), DOMINATED)
     corners = staircase(members, x, y, direction(view, x), direction(view, y))
     grid.stairs([(x_scale.cell(a), y_scale.cell(b)) for a, b in corners])
-    for p in members:
-        grid.put(x_scale.cell(p.values[x]), y_scale.cell(p.values[y]), MEMBER)
+    for p in (*references, *members):
+        mark = REFERENCE if p.role == "reference" else MEMBER
+        grid.put(x_scale.cell(p.values[x]), y_scale.cell(p.values[y]), mark)
     best = "↑" if direction(view, y) == "max" else "↓"
     lines = [f"{' ' * left}{paint(f'{text.title(y)} {best}', 'bold')}"]
     for row in range(height - 1, -1, -1):
@@ -193,6 +222,8 @@ def front_picture(
         )
     lines += _bottom(x_scale, left, columns, f"{text.title(x)}{' (log)' if log else ''}", paint)
     key = f"{paint(MEMBER, 'front')} on the front   {paint(DOMINATED, 'dim')} dominated"
+    if references:
+        key += f"   {paint(REFERENCE, 'bold')} reference"
     return "\n".join([*lines, f"{' ' * (left + 1)}{key}"])
 
 
@@ -284,7 +315,7 @@ class _Grid:
             self.put(x, y, mark)
 
     def line(self, row: int, paint: Paint) -> str:
-        styles = {MEMBER: "front", " ": ""}
+        styles = {MEMBER: "front", REFERENCE: "bold", " ": ""}
         out, run, style = [], "", ""
         for mark in self._cells[row]:
             now = styles.get(mark, "dim")

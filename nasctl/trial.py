@@ -92,7 +92,9 @@ class Trial:
     """One row of the ledger: a started evaluation of one architecture.
 
     Attributes:
-        number: 0, 1, 2, ... in the order of proposal, without gaps.
+        number: 0, 1, 2, ... in the order of proposal, without gaps; -1, -2, ... for reference
+            networks, which were not proposed and count for nothing.
+        choices: of a reference network `reference`, its name, and `width`.
         cost: everything known before training; `latency_ms` as predicted for the search.
         cost_intervals: 95 % intervals of the predicted costs.
         evaluations: one per finished epoch of the last attempt.
@@ -120,6 +122,22 @@ class Trial:
     @property
     def arch_id(self) -> str:
         return self.architecture.id
+
+    @property
+    def is_reference(self) -> bool:
+        return self.number < 0
+
+    @property
+    def label(self) -> str:
+        """How people call it: `#12`; a reference network `mobilenet_v2 x0.5`."""
+        if self.is_reference:
+            return reference_label(str(self.choices["reference"]), float(self.choices["width"]))
+        return f"#{self.number}"
+
+
+def reference_label(name: str, width: float) -> str:
+    """The name of a reference network with its width, where that is not 1."""
+    return name if width == 1 else f"{name} x{width:g}"
 
 
 @dataclass(frozen=True, kw_only=True)

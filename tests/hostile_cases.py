@@ -111,8 +111,8 @@ IN_A_FILE = {
         "my.yaml:3: reference_point.params: 5 is better than the constraint (9)",
     ),
     "references": (
-        "reference: [resnet18]",
-        "my.yaml:2: reference: this version has no reference ne",
+        "reference: [resnet17]",
+        "my.yaml:2: reference.0: unknown network 'resnet17'; did",
     ),
     "no program": (
         "latency: {runtime: command}",
@@ -240,7 +240,7 @@ ON_THE_COMMAND_LINE = {
     "tracking.name=wandb": "tracking.name: unknown value 'wandb' (known: mlflow, none)",
     "fidelity.name=halfing": "fidelity.name: unknown value 'halfing'",
     "executor.cpus=-1": "executor.cpus: must be more than 0, got -1",
-    "reference=[resnet18]": "reference: this version has no reference networks; use []",
+    "reference=[resnet17]": "reference.0: unknown network 'resnet17'; did you mean 'resnet1",
 }
 
 # Whole text of the file: problem, from its beginning.

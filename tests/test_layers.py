@@ -16,12 +16,12 @@ LAYERS: list[set[str]] = [
     {"errors", "fields", "arch", "files"},
     {"space", "recipe", "trial", "environment"},
     {"search_spaces"},
-    {"blocktable", "latency*", "onnx_runtime", "data*", "train", "augment", "precision", "pareto",
-     "stats"},
-    {"samplers", "engine", "candidates", "ledger", "rundir", "records", "front", "plugins",
-     "evaluate", "interrupt", "tracking"},
+    {"blocktable", "opcount", "latency*", "onnx_runtime", "data*", "train", "augment", "precision",
+     "pareto", "stats"},
+    {"samplers", "engine", "trainings", "candidates", "ledger*", "rundir", "records", "references",
+     "front", "plugins", "evaluate", "interrupt", "tracking"},
     {"executors", "prepare", "search", "dryrun"},
-    {"config", "report", "progress*", "terminal", "outputs"},
+    {"config", "report", "profile", "progress*", "terminal", "outputs"},
     {"api", "cli", "__main__"},
 ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nasctl.arch import Architecture, Cost, Opaque
@@ -73,6 +73,7 @@ def make_engine(
     constraints: Mapping[str, float] | None = None,
     family: Family | None = None,
     observer: Recorder | None = None,
+    references: Sequence[Trial] = (),
     seed: int = 0,
     **settings: object,
 ) -> Engine:
@@ -99,6 +100,7 @@ def make_engine(
             SamplerContext(space=family.space, directions=("max", "min"), seed=seed, trials=trials),
         ),
         observer=observer or Recorder(),
+        references=references,
     )
 
 

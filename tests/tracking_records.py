@@ -78,9 +78,13 @@ class FakeRecords:
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
     front: set[str] = field(default_factory=set)
     files: list[tuple[Path, str]] = field(default_factory=list)
+    published: list[Trial] = field(default_factory=list)
 
     def trials(self) -> list[Trial]:
         return self.rows
+
+    def references(self) -> list[Trial]:
+        return self.published
 
     def hypervolume_history(self) -> list[tuple[int, float]]:
         done = [t.number for t in self.rows if t.state is State.COMPLETE]

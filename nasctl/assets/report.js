@@ -7,7 +7,7 @@
   const settings = { displaylogo: false, responsive: true, doubleClick: "reset+autosize",
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], displayModeBar: "hover",
     toImageButtonOptions: { scale: 3, filename: document.title } };
-  const byId = new Map(data.points.map((p) => [p.id, p]));
+  const byId = new Map([...data.points, ...data.references].map((p) => [p.id, p]));
   const rows = new Map([...document.querySelectorAll(".members > tbody")].map((b) => [b.dataset.id, b]));
   let chosen = null;
 
@@ -29,7 +29,7 @@
     if (p.choices.length > most) choices.push(`and ${p.choices.length - most} more; click to see all`);
     return [`<b>${plain(p.id)}</b>`, ...figures, "", ...choices].join("<br>");
   }
-  data.points.forEach((p) => { p.hover = hover(p); });
+  byId.forEach((p) => { p.hover = hover(p); });
 
   function layout(x, y, extra) {
     const axis = (title) => ({ title: { text: plain(title), font: { size: 13, color: colour.ink } }, gridcolor: colour.line,
@@ -80,14 +80,16 @@
     const byNumber = { key: "\0trial", label: "trial", title: "trial", direction: "min" };
     const x = panel.x || byNumber;
     if (!panel.x) data.points.forEach((p) => { p.v[x.key] = p.trials[0] ?? 0; });
-    const drawn = data.points.filter((p) => Number.isFinite(p.v[x.key]) && Number.isFinite(p.v[y.key]));
-    const log = Boolean(logBox && logBox.checked) && drawn.every((p) => p.v[x.key] > 0);
+    const known = (p) => Number.isFinite(p.v[x.key]) && Number.isFinite(p.v[y.key]);
+    const drawn = data.points.filter(known), references = data.references.filter(known);
+    const all = [...drawn, ...references];
+    const log = Boolean(logBox && logBox.checked) && all.every((p) => p.v[x.key] > 0);
     const of = (role) => drawn.filter((p) => p.role === role);
     const trace = (points, marker, more) => ({ type: "scatter", mode: "markers", x: points.map((p) => p.v[x.key]),
       y: points.map((p) => p.v[y.key]), customdata: points.map((p) => p.id), text: points.map((p) => p.hover),
       hovertemplate: "%{text}<extra></extra>", marker, ...more });
     const members = of("member"), near = of("near"), line = stairs(members, x, y);
-    const mark = drawn.filter((p) => p.id === chosen);
+    const mark = all.filter((p) => p.id === chosen);
     const traces = [
       trace(of("dominated"), { color: colour.dominated, size: 6.5, opacity: 0.6 }),
       { type: "scatter", mode: "lines", x: line.xs, y: line.ys, hoverinfo: "skip", line: { color: colour.front, width: 2 }, opacity: 0.75 },
@@ -95,11 +97,14 @@
         { error_x: bars(near, x.key, "rgba(111,155,234,.55)"), error_y: bars(near, y.key, "rgba(111,155,234,.55)") }),
       trace(members, { color: colour.front, size: 10, line: { color: "#fff", width: 1.5 } },
         { error_x: bars(members, x.key, "rgba(21,88,214,.5)"), error_y: bars(members, y.key, "rgba(21,88,214,.5)") }),
+      ...(references.length ? [trace(references, { color: "rgba(255,255,255,.6)", size: 10, line: { color: colour.ink, width: 2 } },
+        { mode: "markers+text", text: references.map((p) => plain(p.id)), hovertext: references.map((p) => p.hover),
+          hovertemplate: "%{hovertext}<extra></extra>", textposition: "bottom center", cliponaxis: false, textfont: { size: 11, color: colour.ink } })] : []),
       { ...trace(mark, { color: "rgba(0,0,0,0)", size: 19, line: { color: colour.chosen, width: 2.5 } }), hoverinfo: "skip", hovertemplate: null },
     ];
     const picture = layout(x.title, y.title);
-    const xr = window_(drawn, x.key, log), yr = window_(drawn, y.key, false);
-    if (drawn.length) {
+    const xr = window_(all, x.key, log), yr = window_(all, y.key, false);
+    if (all.length) {
       Object.assign(picture.xaxis, { type: log ? "log" : "linear", range: xr });
       if (x.unit !== "ms") picture.xaxis.exponentformat = "SI";
       picture.yaxis.range = yr;
@@ -148,7 +153,8 @@
     const box = document.getElementById("selected");
     box.replaceChildren();
     const first = make("div");
-    const role = { member: "On the front", near: "Near the front", dominated: "Dominated" }[p.role];
+    const role = { member: "On the front", near: "Near the front", dominated: "Dominated",
+      reference: `Reference network ${p.network}` }[p.role];
     const trials = p.trials.length ? `, trial ${p.trials.map((n) => "#" + n).join(", ")}` : "";
     first.append(make("h3", p.id), make("p", role + trials, "role"));
     const body = rows.get(p.id);

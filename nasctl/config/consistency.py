@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nasctl.config.guard import Key, shown
-from nasctl.errors import ConfigError, unknown
+from nasctl.errors import ConfigError, nearest, unknown
 from nasctl.latency_settings import LatencySettings
-from nasctl.trial import BUILTIN_METRICS, COST_METRICS
+from nasctl.trial import BUILTIN_METRICS, COST_METRICS, reference_label
+from search_spaces.reference import NETWORKS
 
 Problem = tuple[Key, str]
 """The key that a problem is about, and what is wrong with it."""
@@ -39,8 +40,7 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
             key = ("constraints", "latency_ms")
             problems.append((key, f"needs a latency, but latency=none; {remedy}"))
     problems += _latency_problems(latency)
-    if data.get("reference"):
-        problems.append((("reference",), "this version has no reference networks; use []"))
+    problems += _reference_network_problems(data)
     executor = _mapping(data, "executor")
     if executor.get("name") == "inline":
         if "address" in executor:
@@ -48,6 +48,46 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
         if _number(executor.get("workers"), 1) > 1:
             problems.append((("executor", "workers"), "executor=inline has one worker; use ray"))
     return problems
+
+
+def _reference_network_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Names and widths; `nasctl.prepare` checks the networks on the input of the data."""
+    entries = data.get("reference")
+    if not isinstance(entries, list) or not entries:
+        return
+    evaluator = data.get("evaluator")
+    if evaluator != "train":
+        yield (
+            ("reference",),
+            "a published network is trained on data, which "
+            f"evaluator={shown(evaluator)} replaces; use []",
+        )
+    seen: set[tuple[str, float]] = set()
+    for place, entry in enumerate(entries):
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        width = entry.get("width", 1) if isinstance(entry, dict) else 1
+        if not isinstance(name, str):
+            continue
+        inside = ("name",) if isinstance(entry, dict) else ()
+        key = ("reference", str(place), *inside)
+        if name not in NETWORKS:
+            guess = nearest(name, NETWORKS)
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            yield key, f"unknown network {shown(name)}{hint} (`nasctl profile --list` names them)"
+            continue
+        for number in map(_number, width if isinstance(width, list) else [width]):
+            if math.isnan(number):
+                continue  # the schema reports it
+            if number != 1 and not NETWORKS[name].scalable:
+                scalable = ", ".join(n for n, p in NETWORKS.items() if p.scalable)
+                yield (
+                    ("reference", str(place), "width"),
+                    f"{name} has no width multiplier; these have: {scalable}",
+                )
+                break
+            if (name, number) in seen:
+                yield key, f"{reference_label(name, number)} is there twice"
+            seen.add((name, number))
 
 
 def _latency_problems(latency: Mapping[str, Any]) -> list[Problem]:

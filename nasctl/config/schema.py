@@ -9,11 +9,10 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from nasctl.arch import Scalar
 from nasctl.config.consistency import Problem
 from nasctl.config.guard import Key, shown
 from nasctl.errors import nearest, unknown
@@ -146,6 +145,30 @@ class FidelityConfig(_Section):
     name: Literal["full"]
 
 
+def _one_as_list(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return [value] if is_number else value
+
+
+def _name_as_entry(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping | BaseModel):
+        raise ValueError("expected the name of a network or {name: ..., width: ...}")
+    return value
+
+
+class ReferenceConfig(_Section):
+    """A published network to compare with (`nasctl profile --list`), at one or more widths."""
+
+    name: Name
+    width: Annotated[
+        list[Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)]],
+        BeforeValidator(_one_as_list),
+        Field(min_length=1),
+    ] = [1.0]
+
+
 class OrderConfig(_Section):
     """The section `search`: `nasctl.engine` explains order, window and max_failures."""
 
@@ -207,7 +230,7 @@ class SearchConfig(_Section):
     objectives: Annotated[dict[str, Direction], BeforeValidator(_drop_nulls), Field(min_length=1)]
     constraints: Annotated[dict[str, float], BeforeValidator(_drop_nulls)]
     reference_point: Annotated[dict[str, float], BeforeValidator(_drop_nulls)]
-    reference: list[Scalar]
+    reference: list[Annotated[ReferenceConfig, BeforeValidator(_name_as_entry)]]
     search: OrderConfig
     data: DataConfig
     recipe: RecipeConfig
@@ -228,11 +251,19 @@ def fields_at(key: Key) -> dict[str, Any] | None:
     """The declared fields of the section at `key`; None where there is no such section."""
     model: Any = SearchConfig
     for part in key:
-        field = model.model_fields.get(part)
-        model = field.annotation if field else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if get_origin(model) is list:  # `part` is a position
+            model = get_args(model)[0]
+            model = getattr(model, "__origin__", model)  # without its Annotated
+        else:
+            field = model.model_fields.get(part)
+            model = field.annotation if field else None
+        if get_origin(model) is not list and not _is_section(model):
             return None
-    return dict(model.model_fields)
+    return dict(model.model_fields) if _is_section(model) else None
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def known_keys(prefix: Key = ()) -> Iterator[str]:

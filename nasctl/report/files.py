@@ -16,6 +16,8 @@ from nasctl.report.view import (
     direction,
     points,
     primary,
+    reference_points,
+    remark,
     staircase,
     tabled,
 )
@@ -70,8 +72,8 @@ def markdown(view: RunView, picture: str) -> str:
                 else [text.title(m)]
             )
         lines += [_row(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
-        for p in members:
-            cells = [f"`{p.arch_id}`"]
+        for p in (*members, *reference_points(view)):
+            cells = [f"{p.name} (reference)" if p.name else f"`{p.arch_id}`"]
             for m in columns:
                 shown = p.measured(m) if m in split else (p.values.get(m), p.intervals.get(m))
                 ends = text.interval(m, shown[1])
@@ -81,6 +83,12 @@ def markdown(view: RunView, picture: str) -> str:
                     cells.append(text.number(m, p.searched(m)[0]))
             lines.append(_row(cells))
         lines += ["", "In parentheses: 95 % intervals.", ""]
+    notes = [
+        f"- Reference network {_md(p.name)}: {_md(what)}"
+        for p, r in zip(reference_points(view), view.references, strict=True)
+        if (what := remark(r))
+    ]
+    lines += [*notes, ""] if notes else []
     counts = ", ".join(f"{n:,} {s.lower()}" for s, n in view.counts.items() if n)
     reference = ", ".join(
         f"{text.label(m)} {text.quantity(m, v)}" for m, v in view.reference_point.items()
@@ -174,6 +182,25 @@ def _draw_panel(panel: Any, view: RunView, found: Sequence[Point], x: str) -> No
             alpha=0.75,
             zorder=3,
         )
+    references = [p for p in reference_points(view) if x in p.values and y in p.values]
+    if references:
+        panel.scatter(
+            [p.values[x] for p in references],
+            [p.values[y] for p in references],
+            s=36,
+            facecolors="none",
+            edgecolors=INK,
+            linewidths=1.4,
+            label="reference",
+            zorder=5,
+        )
+        for p in references:
+            at = (p.values[x], p.values[y])
+            panel.annotate(
+                p.name.replace("$", r"\$"), at, (0, -11), textcoords="offset points",
+                ha="center", fontsize=7, color=INK,
+            )  # fmt: skip
+    if members:
         panel.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=MUTED)
     panel.set_xlabel(text.title(x), color=INK)
     panel.grid(color="#e8ecf2", lw=0.8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from zlib import crc32
 
 from nasctl.arch import Architecture, Block, Opaque, Shape
@@ -54,13 +56,20 @@ def op_name(op: str) -> str:
 
 def settings(block: Block) -> str:
     """`5×5, stride 2, expand 6, relu6, bottleneck linear`: what an op's name does not say."""
-    values = dict(block.values) if isinstance(block, Opaque) else block.fields()
+    usual: set[tuple[str, object]] = set(_DEFAULTS)
+    if isinstance(block, Opaque):
+        values: dict[str, Any] = dict(block.values)
+    else:
+        values = block.fields()
+        usual |= {(f.name, f.default) for f in dataclasses.fields(block)
+                  if f.name not in _ALWAYS_SHOWN}  # fmt: skip
     parts = []
     for key, value in values.items():
-        if key in _SHOWN_ELSEWHERE or value is None or (key, value) in _DEFAULTS:
+        if key in _SHOWN_ELSEWHERE or value is None or (key, value) in usual:
             continue
         if key == "kernel_size":
-            parts.append(f"{value}×{value}" if isinstance(value, int) else scalar(value))
+            height, width = value if isinstance(value, tuple) else (value, value)
+            parts.append(f"{height}×{width}")
         elif key == "activation":
             parts.append(scalar(value))
         elif isinstance(value, bool):
@@ -70,6 +79,8 @@ def settings(block: Block) -> str:
             parts.append(f"{short.get(key, key.replace('_', ' '))} {scalar(value)}")
     return ", ".join(parts)
 
+
+_ALWAYS_SHOWN = {"kernel_size", "activation", "expand_ratio", "bottleneck_activation", "reduction"}
 
 _DEFAULTS = {
     ("stride", 1),

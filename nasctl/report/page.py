@@ -10,8 +10,18 @@ from typing import Any
 from nasctl.arch import Architecture
 from nasctl.report import text
 from nasctl.report.members import members_table
+from nasctl.report.references import references_table
 from nasctl.report.sections import e, evidence, latency_table, search, setup
-from nasctl.report.view import Point, RunView, charted, direction, points, primary, tabled
+from nasctl.report.view import (
+    Point,
+    RunView,
+    charted,
+    direction,
+    points,
+    primary,
+    reference_points,
+    tabled,
+)
 
 _STATES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 
@@ -31,6 +41,7 @@ def page(view: RunView, *, css: str, script: str, plotly: str) -> str:
             _figures(view, found),
             _front(view, found),
             members_table(view, found, networks),
+            references_table(view),
             evidence(view, found),
             search(view),
             latency_table(view),
@@ -90,6 +101,11 @@ def chart_data(view: RunView, found: Sequence[Point]) -> dict[str, Any]:
         "y": _axis(view, y),
         "xs": [_axis(view, m) for m in axes],
         "points": [_point(p, [y, *axes], shown) for p in found],
+        "references": [
+            # By name: a candidate may be the same network.
+            _point(p, [y, *axes], shown) | {"id": p.name, "network": p.arch_id}
+            for p in reference_points(view)
+        ],
         "hypervolume": [[n, v] for n, v in view.hypervolume_history if math.isfinite(v)],
         "final": view.front["hypervolume"],
         "calibration": [
@@ -277,6 +293,7 @@ def _front(view: RunView, found: Sequence[Point]) -> str:
     key = (
         f'<span><i class="m-member"></i>on the front{bars}</span>'
         + ('<span><i class="m-near"></i>near it, measured as well</span>' if near else "")
+        + ('<span><i class="m-reference"></i>reference network</span>' if view.references else "")
         + '<span><i class="m-dominated"></i>dominated</span>'
         '<span><i class="m-line"></i>best in these two metrics</span>'
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
 from nasctl.arch import Architecture, Shape
-from nasctl.trial import Direction, State, Trial
+from nasctl.trial import Direction, State, Trial, reference_label
 
 _CHARTED_COSTS = ("latency_ms", "params", "macs")
 _TABLED_COSTS = ("latency_ms", "params", "macs", "model_bytes")
@@ -45,7 +45,7 @@ class RunView:
         config: the resolved configuration, plain values.
         trials: every started trial, in order of number.
         front: the object of front.json (DESIGN section 4): `objectives`, `reference_point`,
-            `hypervolume`, `trials` (a count for every state) and `members`.
+            `hypervolume`, `trials` (a count for every state), `members` and `references`.
         near_front: candidates measured whole because their intervals reach the front, in the
             shape of a front member (`arch_id`, `metrics`, `uncertainty`; the rest is not needed).
         hypervolume_history: (trial number, hypervolume after it), during the search.
@@ -92,6 +92,11 @@ class RunView:
     def members(self) -> Sequence[Member]:
         return self.front["members"]  # type: ignore[no-any-return]
 
+    @property
+    def references(self) -> Sequence[Mapping[str, Any]]:
+        """The reference networks as front.json has them (see `nasctl.references`)."""
+        return self.front.get("references", ())  # type: ignore[no-any-return]
+
 
 Shown = tuple[float | None, tuple[float, float] | None]
 """A value and its interval."""
@@ -102,7 +107,8 @@ class Point:
     """One network in the charts.
 
     Attributes:
-        role: `member` of the front, `near` it (measured whole as well) or `dominated`.
+        role: `member` of the front, `near` it (measured whole as well) or `dominated`; or a
+            `reference` network, of which `name` says which.
         numbers: of its trials: more than one where it was trained with several seeds.
         values: the value shown for each metric: the measured one where there is one.
         intervals: 95 % intervals of those.
@@ -111,7 +117,7 @@ class Point:
     """
 
     arch_id: str
-    role: Literal["member", "near", "dominated"]
+    role: Literal["member", "near", "dominated", "reference"]
     numbers: tuple[int, ...]
     values: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
@@ -120,6 +126,7 @@ class Point:
     predicted_intervals: Mapping[str, tuple[float, float]]
     choices: Mapping[str, Any]
     uncertainty: Mapping[str, Mapping[str, Any]]
+    name: str = ""
 
     def measured(self, metric: str) -> Shown:
         """What was measured after the search, with its interval; (None, None) where nothing was."""
@@ -163,7 +170,7 @@ def direction(view: RunView, metric: str) -> Direction:
 
 
 def _known_metrics(view: RunView) -> set[str]:
-    names = {name for member in view.members for name in member["metrics"]}
+    names = {n for known in (*view.members, *view.references) for n in known["metrics"]}
     for trial in view.trials:
         if trial.state is State.COMPLETE:
             names.update(trial.cost, trial.metrics)
@@ -188,7 +195,33 @@ def points(view: RunView) -> list[Point]:
     return sorted(result, key=lambda p: (roles.index(p.role), p.values.get(order[0], math.inf)))
 
 
-def _from_member(member: Member, role: Literal["member", "near"], trials: Sequence[Trial]) -> Point:
+def reference_points(view: RunView) -> list[Point]:
+    """The reference networks, in the order of the configuration, finished or not."""
+    return [
+        replace(_from_member(r, "reference", ()), name=reference_label(r["name"], r["width"]))
+        for r in view.references
+    ]
+
+
+def remark(reference: Mapping[str, Any]) -> str:
+    """What there is to say about a reference network beside its figures, or nothing.
+
+    Args:
+        reference: as front.json has it.
+    """
+    if reference["state"] == State.FAILED.value:
+        return f"failed: {' '.join(str(reference['error']).split())}"
+    if reference["state"] != State.COMPLETE.value:
+        return "not finished"
+    if reference["on_front"]:
+        return "would be on the front: no network of the search dominates it"
+    over = ", ".join(f"constraints.{metric}" for metric in reference["violations"])
+    return f"over {over}" if over else ""
+
+
+def _from_member(
+    member: Member, role: Literal["member", "near", "reference"], trials: Sequence[Trial]
+) -> Point:
     merged: dict[str, float] = {}
     if trials:
         merged.update(trials[0].cost)

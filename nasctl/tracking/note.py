@@ -32,6 +32,7 @@ def search_note(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -
         f"Objectives: {goals}. Members of the front are the child runs tagged `pareto = true`.",
         "",
         *_front_table(records, trials, front),
+        *_references(records),
         "Again, or further:",
         "",
         "```",
@@ -39,6 +40,22 @@ def search_note(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -
         "```",
     ]
     return cut("\n".join(lines), TAG_LENGTH)
+
+
+def _references(records: RunRecords) -> Iterator[str]:
+    names = list(records.objectives)
+    found = records.references()
+    if not found:
+        return
+    yield "Reference networks (child runs tagged `reference`), which are no part of the search:"
+    yield ""
+    yield f"| network | state | {' | '.join(names)} |"
+    yield f"|---|---|{'---:|' * len(names)}"
+    for trial in found:
+        metrics = {**trial.cost, **trial.metrics}
+        cells = " | ".join(show_number(metrics.get(name)) for name in names)
+        yield f"| {trial.label} | {trial.state.value.lower()} | {cells} |"
+    yield ""
 
 
 def _front_table(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> Iterator[str]:

@@ -76,6 +76,9 @@ class RunRecords(Protocol):
         """By architecture id, what was measured of the whole network: `p50_ms`, ..."""
 
     def trials(self) -> Sequence[Trial]: ...
+    def references(self) -> Sequence[Trial]:
+        """The reference networks, which are no trials."""
+
     def hypervolume_history(self) -> Sequence[tuple[int, float]]: ...
     def front_ids(self) -> Set[str]: ...
     def artifacts(self) -> Sequence[tuple[Path, str]]:
@@ -138,7 +141,7 @@ def trial_view(
     live: bool,
     measured: Mapping[str, Any] | None = None,
 ) -> RunView:
-    """The child run of one trial.
+    """The child run of one trial, or of a reference network, which is tagged `reference`.
 
     Args:
         trial: the ledger's row.
@@ -157,18 +160,20 @@ def trial_view(
     params = {
         **trial.choices,
         "arch_id": trial.arch_id,
-        "trial": trial.number,
+        **({} if trial.is_reference else {"trial": trial.number}),
         "seed": trial.seed,
         "epochs": trial.epochs,
         **{f"recipe.{k}": v for k, v in flatten(recipe) if k != "epochs"},
     }
     tags = {
         "state": state,
-        "pareto": str(pareto and trial.state is State.COMPLETE).lower(),
+        "pareto": str(pareto and trial.state is State.COMPLETE and not trial.is_reference).lower(),
         "nasctl.trial_uid": f"{uid}:{trial.number}",
         "mlflow.source.name": "nasctl",
         "mlflow.source.type": "LOCAL",
     }
+    if trial.is_reference:
+        tags["reference"] = value_text(trial.choices["reference"], TAG_LENGTH)
     if trial.attempts > 1:
         tags["nasctl.attempt"] = str(trial.attempts)
     if trial.error:
@@ -177,7 +182,9 @@ def trial_view(
     points = tuple(_epoch_points(trial))
     return RunView(
         key=f"{uid}:{trial.number}",
-        name=f"{trial.number:03d} {trial.arch_id}",
+        name=f"reference {trial.label}"
+        if trial.is_reference
+        else f"{trial.number:03d} {trial.arch_id}",
         status="KILLED" if interrupted else _TRIAL_STATUS[trial.state],
         attempt=trial.attempts,
         start_ms=_ms(trial.started_at),
@@ -206,8 +213,9 @@ def _epoch_points(trial: Trial) -> Iterator[Point]:
 def search_view(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> RunView:
     """The parent run: configuration, environment, progress of the front."""
     status = _RUN_STATUS.get(records.status, "RUNNING")
-    ends = {t.number: _ms(t.started_at + t.seconds) for t in trials}
-    start = _ms(min((t.started_at for t in trials), default=0.0))
+    everything = (*trials, *records.references())
+    ends = {t.number: _ms(t.started_at + t.seconds) for t in everything}
+    start = _ms(min((t.started_at for t in everything), default=0.0))
     config = dict(flatten(records.config))
     fixed = {k: v for k, v in config.items() if k.split(".")[0] not in VOLATILE}
     moving = {k: v for k, v in config.items() if k.split(".")[0] in VOLATILE}
@@ -264,7 +272,8 @@ def _progress(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> 
 
 
 def view_run(records: RunRecords) -> list[RunView]:
-    """Every run of the store as it should be: the search first, then its trials by number."""
+    """Every run of the store as it should be: the search first, then its trials by number, then
+    the reference networks."""
     trials = records.trials()
     front = records.front_ids()
     live = records.status == "RUNNING"
@@ -278,6 +287,6 @@ def view_run(records: RunRecords) -> list[RunView]:
             live=live,
             measured=records.measurements.get(trial.arch_id),
         )
-        for trial in trials
+        for trial in (*trials, *records.references())
     ]
     return [search_view(records, trials, front), *children]

@@ -219,3 +219,29 @@ def test_a_thousand_trials(browser: Any, tmp_path: Path) -> None:
         r"\d+ dominated outside this view", report.page.locator(".outside").first.text_content()
     )
     report.close()
+
+
+def test_reference_networks_are_hollow_and_named(browser: Any, tmp_path: Path) -> None:
+    plain = sample.view()
+    member = plain.members[0]
+    shown = {
+        **{k: member[k] for k in ("arch_id", "architecture", "metrics", "uncertainty")},
+        **{"name": "mobilenet_v2", "width": 0.5, "state": "COMPLETE", "error": None},
+        **{"violations": {}, "on_front": True},
+    }
+    opened = Opened(browser, tmp_path, sample.view(front={**plain.front, "references": [shown]}))
+    for panel in (0, 1):
+        x, y = opened.at(panel, "mobilenet_v2 x0.5")
+        assert (x, y) == opened.at(panel, member["arch_id"])  # the same network, drawn as both
+        trace = opened.page.evaluate(
+            """(panel) => document.getElementById("front" + panel).data
+                 .filter((t) => t.mode === "markers+text").map((t) => [t.text, t.marker.color])""",
+            panel,
+        )
+        assert trace == [[["mobilenet_v2 x0.5"], "rgba(255,255,255,.6)"]]
+    opened.page.mouse.click(*opened.at(0, "mobilenet_v2 x0.5"))
+    opened.page.wait_for_function(
+        "document.querySelector('#selected h3').textContent === 'mobilenet_v2 x0.5'"
+    )
+    assert f"Reference network {member['arch_id']}" in opened.page.inner_text("#selected")
+    opened.close()

@@ -259,6 +259,10 @@ class Architecture:
         """(block, input shape) in order: what costs are looked up by."""
         return zip(self.blocks, self.shapes, strict=False)
 
+    def deployed(self) -> Iterator[tuple[Block, Shape]]:
+        """`placed()` without what is there in training only: what latency consists of."""
+        return (pair for pair in self.placed() if not pair[0].training_only)
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict; `from_json` reads it back to an equal value."""
         return {

@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nasctl import data_readers as readers
+from nasctl.arch import Shape
 from nasctl.data_readers import Images, Labels
 from nasctl.dataset import Dataset, stratified_split
 from nasctl.errors import ConfigError, unknown
@@ -135,6 +137,20 @@ def image_folder(
     else:
         train = _split_off(*arrays["train"], val_size, split_seed)
     return _dataset("image_folder", train, arrays.get("test"), names)
+
+
+def declared_shape(name: str, options: Mapping[str, Any]) -> tuple[Shape, int] | None:
+    """(image shape, number of classes) of pictures that are not there, if the options say them.
+
+    So that a space can be counted and priced without its data; None for any other problem.
+    """
+    size, channels, classes = (options.get(key) for key in ("size", "channels", "classes"))
+    path = options.get("path")
+    if name != "image_folder" or not isinstance(path, str) or Path(path).expanduser().exists():
+        return None
+    if not (isinstance(size, int) and isinstance(channels, int) and isinstance(classes, int)):
+        return None
+    return (channels, size, size), classes
 
 
 def npz(path: str, val_size: float = 0.1, split_seed: int = 0) -> Dataset:

@@ -113,7 +113,11 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
         ConfigError: as `search` would.
         NothingFeasibleError: no network of the sample can be built.
     """
-    problem = prepare.load_problem(config, registry)
+    problem = prepare.load_problem(config, registry, allow_no_data=True)
+    if problem.dataset is None and config.evaluator == "train":
+        announce(
+            f"no pictures at {config.data.options['path']}: by their declared shape, without time"
+        )
     prepare.check_metrics(config, problem)
     family = problem.family
     sample = prepare.sample_architectures(family, seed=config.seed)

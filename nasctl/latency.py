@@ -80,7 +80,8 @@ def measure_table(
         raise NasctlError("latency: no network to calibrate the table with")
     wanted = {
         pair_key(*p): p
-        for p in (*pairs, *(p for architecture in calibration for p in architecture.placed()))
+        for p in (*pairs, *(p for architecture in calibration for p in architecture.deployed()))
+        if not p[0].training_only
     }
     fingerprint = device_fingerprint(settings)
     key = device_key(fingerprint, {type(block) for block, _ in wanted.values()})
@@ -135,7 +136,9 @@ def extend_table(
     Raises:
         EnvironmentProblemError: a block cannot be exported, the command or the disk fails.
     """
-    wanted = {k: p for p in pairs if (k := pair_key(*p)) not in table.blocks}
+    wanted = {
+        k: p for p in pairs if not p[0].training_only and (k := pair_key(*p)) not in table.blocks
+    }
     if not wanted:
         return table
     key = device_key(table.device, {type(block) for block, _ in wanted.values()})

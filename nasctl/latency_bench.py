@@ -245,7 +245,7 @@ def spread(
     the fit, and on its interval, than all the networks it would help.
     """
     distinct = list({a.id: a for a in candidates}.values())
-    distinct.sort(key=lambda a: (math.fsum(block_ms[pair_key(*p)] for p in a.placed()), a.id))
+    distinct.sort(key=lambda a: (math.fsum(block_ms[pair_key(*p)] for p in a.deployed()), a.id))
     last = len(distinct) - 1
     ranks = {round(last * (0.02 + 0.96 * i / max(1, count - 1))) for i in range(count)}
     return [distinct[rank] for rank in sorted(ranks)]
@@ -256,9 +256,9 @@ def _calibrate(record: DeviceRecord, networks: Sequence[Architecture]) -> dict[s
 
     features = [
         Features(
-            blocks_ms=math.fsum(record.blocks[pair_key(*p)] for p in a.placed()),
-            num_blocks=len(a.blocks),
-            elements=sum(math.prod(shape) for _, shape in a.placed()),
+            blocks_ms=math.fsum(record.blocks[pair_key(*p)] for p in a.deployed()),
+            num_blocks=len(list(a.deployed())),
+            elements=sum(math.prod(shape) for _, shape in a.deployed()),
         )
         for a in networks
     ]

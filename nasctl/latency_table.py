@@ -95,7 +95,7 @@ class LatencyTable:
         """
         terms = self._terms
         ms: float = self.correction["intercept"]
-        for pair in architecture.placed():
+        for pair in architecture.deployed():
             term = terms.get(pair)
             ms += self._term(pair) if term is None else term
         # Only far outside the calibrated range can the correction exceed the sum that it corrects.

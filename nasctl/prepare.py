@@ -15,7 +15,7 @@ from nasctl import pareto
 from nasctl.arch import Architecture, Block, Cost, Opaque, Shape
 from nasctl.blocktable import BlockTable
 from nasctl.candidates import Priced
-from nasctl.data import Dataset
+from nasctl.data import Dataset, declared_shape
 from nasctl.environment import cache_directory
 from nasctl.errors import ConfigError, NothingFeasibleError, SpecError, unknown
 from nasctl.evaluate import EvaluatorJob, TrainingJob
@@ -58,8 +58,15 @@ class Problem:
         return not any(isinstance(b, Opaque) for b in architecture.blocks)
 
 
-def load_problem(config: SearchConfig, registry: Registry) -> Problem:
+def load_problem(
+    config: SearchConfig, registry: Registry, *, allow_no_data: bool = False
+) -> Problem:
     """Data and family; every block is checked against the shapes it will meet.
+
+    Args:
+        config: validated.
+        registry: with the plugins.
+        allow_no_data: be content with the declared shape of pictures that are not there.
 
     Raises:
         ConfigError: unknown names or options, unreadable data, impossible shapes.
@@ -94,9 +101,14 @@ def load_problem(config: SearchConfig, registry: Registry) -> Problem:
     )
     if config.evaluator == "train" or needs_shape:
         load = registry.lookup("datasets", "data.name", config.data.name)
-        loaded = call_factory(load, config.data.options, key="data")
-        extras = {"input_shape": loaded.input_shape, "num_classes": loaded.num_classes}
-        dataset = loaded if config.evaluator == "train" else None
+        declared = None
+        if allow_no_data:
+            declared = declared_shape(config.data.name, config.data.options)
+        if declared is None:
+            loaded = call_factory(load, config.data.options, key="data")
+            declared = loaded.input_shape, loaded.num_classes
+            dataset = loaded if config.evaluator == "train" else None
+        extras = dict(zip(("input_shape", "num_classes"), declared, strict=True))
     try:
         family = call_factory(
             factory,
@@ -115,23 +127,25 @@ def load_problem(config: SearchConfig, registry: Registry) -> Problem:
         family_options={**{k: v for k, v in extras.items() if k not in options}, **options},
         dataset=dataset,
     )
-    return dataclasses.replace(problem, references=_references(config, problem))
-
-
-def _references(config: SearchConfig, problem: Problem) -> tuple[ReferenceNetwork, ...]:
     if not config.reference:
-        return ()
+        return problem
+    assert extras, "the configuration was checked: it trains"
+    return dataclasses.replace(problem, references=_references(config, problem, **extras))
+
+
+def _references(
+    config: SearchConfig, problem: Problem, *, input_shape: Shape, num_classes: int
+) -> tuple[ReferenceNetwork, ...]:
     # Their accuracies and costs have to mean the same as those of the candidates.
     if problem.family.cost is not None or not problem.has_modules:
         raise ConfigError(
             f"reference: the networks of space.family={config.space.family} have costs of their "
             "own, which a published network does not have; use []"
         )
-    assert problem.dataset is not None, "the configuration was checked: it trains"
     return load_references(
         [(entry.name, entry.width) for entry in config.reference],
-        input_shape=problem.dataset.input_shape,
-        num_classes=problem.dataset.num_classes,
+        input_shape=input_shape,
+        num_classes=num_classes,
     )
 
 

@@ -17,7 +17,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from nasctl.data import DATASETS, FASHION_MNIST_CLASSES, Dataset, load_dataset, stratified_split
+from nasctl.data import (
+    DATASETS,
+    FASHION_MNIST_CLASSES,
+    Dataset,
+    declared_shape,
+    load_dataset,
+    stratified_split,
+)
 from nasctl.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -341,6 +348,21 @@ def test_image_folder_without_splits_grey_and_resized(tmp_path: Path) -> None:
     assert data.test_images is None
     coloured = load_dataset("image_folder", {"path": str(tmp_path), "size": 8, "channels": 3})
     assert coloured.input_shape == (3, 8, 8)
+
+
+def test_declared_pictures_need_not_be_there(tmp_path: Path) -> None:
+    options = {"path": str(tmp_path / "none"), "size": 224, "channels": 3, "classes": 1000}
+    assert declared_shape("image_folder", options) == ((3, 224, 224), 1000)
+    for missing in ("size", "channels", "classes", "path"):
+        assert declared_shape("image_folder", {**options, missing: None}) is None
+    assert declared_shape("npz", options) is None
+    for n in range(3):
+        pictures(tmp_path / "there" / f"class{n}", 4)
+    there = {**options, "path": str(tmp_path / "there")}
+    assert declared_shape("image_folder", there) is None, "what is there is looked at"
+    with pytest.raises(ConfigError, match=r"data\.classes: expected 1000, but .* has 3 \("):
+        load_dataset("image_folder", there)
+    assert load_dataset("image_folder", {**there, "classes": 3}).num_classes == 3
 
 
 def test_broken_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from nasctl.latency import (
     LatencyTable,
     WholeLatency,
     device_fingerprint,
+    extend_table,
     measure_networks,
     measure_table,
 )
@@ -58,6 +59,14 @@ class Work(Block):
         module = nn.Identity()
         module.us = [self.us]
         return module
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideHead(Work):
+    """There in training only."""
+
+    op: ClassVar[str] = "side_head"
+    training_only: ClassVar[bool] = True
 
 
 def network_of(*us: int) -> Architecture:
@@ -150,6 +159,27 @@ class TestTable:
         assert table.block_ms(Work(us=35), (7,)) == pytest.approx(CALL_MS + 0.035)
         for architecture in random_networks(50, 2):
             assert table.predict(architecture).ms == pytest.approx(truth(architecture), rel=0.04)
+
+    def test_what_is_there_in_training_only_takes_no_time(self) -> None:
+        device = Device()
+        plain, plain_timers = measure(device), device.prepared
+        heads = [(SideHead(us=500), (7,))]
+        device = Device()
+        table = measure_table(
+            [*PAIRS, *heads],
+            random_networks(60, 1),
+            SETTINGS,
+            build_block=build_block,
+            build_network=build_network,
+            runtime=device,
+        )
+        assert device.prepared == plain_timers
+        assert extend_table(table, heads, SETTINGS, build_block=build_block) is table
+        deployed = network_of(10, 35, 60)
+        trained = dataclasses.replace(
+            deployed, blocks=(*deployed.blocks[:1], SideHead(us=500), *deployed.blocks[1:])
+        )
+        assert table.predict(trained) == plain.predict(deployed)
 
     def test_drift_of_the_machine_cancels(self) -> None:
         steady, drifting = measure(Device()), measure(Device(sawtooth()))

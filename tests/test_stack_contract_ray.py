@@ -12,6 +12,7 @@ import pytest
 import ray._private.node
 import ray._private.worker
 import ray._raylet
+from ray._private import services
 from ray.exceptions import ActorDiedError
 from ray.tune.execution import class_cache, tune_controller
 from ray.tune.experiment.trial import Trial
@@ -75,6 +76,12 @@ def test_the_scheduler_is_asked_in_every_step_and_first_about_results() -> None:
     told = result.index("_scheduler_alg.on_trial_result")
     assert told < result.index("_search_alg.on_trial_result")
     assert "increase_max" in inspect.getsource(controller._maybe_add_actors)
+
+
+def test_ray_starts_its_processes_by_one_class_that_can_give_them_a_group() -> None:
+    source = inspect.getsource(services.start_ray_process)
+    assert "process = ConsolePopen(" in source
+    assert issubclass(services.ConsolePopen, subprocess.Popen)
 
 
 def test_tune_leaves_sigint_alone_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:

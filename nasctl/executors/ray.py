@@ -215,11 +215,18 @@ class RayExecutor:
                 # include_dashboard=False) and the log monitor do nothing for us, but take
                 # seconds of both cores while the first trainings want to start.
                 node: Any = importlib.import_module("ray._private.node").Node
-                with replaced(
-                    node,
-                    start_monitor=_nothing,
-                    start_api_server=_nothing,
-                    start_log_monitor=_nothing,
+                # A group of their own: a signal to ours (a terminal's Ctrl-C, a service manager's
+                # SIGTERM) is for the driver, which ends them when it is done.
+                services: Any = importlib.import_module("ray._private.services")
+                popen = functools.partial(services.ConsolePopen, process_group=0)
+                with (
+                    replaced(services, ConsolePopen=popen),
+                    replaced(
+                        node,
+                        start_monitor=_nothing,
+                        start_api_server=_nothing,
+                        start_log_monitor=_nothing,
+                    ),
                 ):
                     ray.init(
                         address="local",

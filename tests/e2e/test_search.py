@@ -129,20 +129,22 @@ def test_kill_9_and_the_same_command_give_the_history_of_an_undisturbed_run(desk
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "to_group", "code"),
+    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM to all"],
 )
 @pytest.mark.parametrize("executor", ["ray", "inline"])
 def test_a_signal_stops_gracefully_and_the_same_command_continues(
-    desk: Desk, number: signal.Signals, code: int, executor: str
+    desk: Desk, number: signal.Signals, to_group: bool, code: int, executor: str
 ) -> None:
     arguments = (*TOY, f"executor={executor}", "trials=10")
     process = desk.start(*arguments, TOY_SECONDS="0.7")
     desk.wait_for("toy", process, lambda trials: completed(trials) >= 2)
     began = time.monotonic()
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does: the workers get it too
-    else:
-        os.kill(process.pid, number)  # as `docker stop` and `kill` do
+    if to_group:  # as a terminal (Ctrl-C) and systemd do: what we started may get it too
+        os.killpg(process.pid, number)
+    else:  # as `docker stop` and `kill` do
+        os.kill(process.pid, number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code, err
     assert time.monotonic() - began < 20

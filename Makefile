@@ -12,10 +12,10 @@ search: $(VENV)/.installed
 	$(VENV)/bin/nasctl search $(CONFIG)
 
 test: lint
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+	$(VENV)/bin/python -m pytest -n auto --dist loadscope -m "not slow and not gpu"
 
 test-all: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadscope
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

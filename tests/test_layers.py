@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,18 @@ def test_each_heavy_library_has_one_home(module: str, path: Path) -> None:
 def test_files_stay_readable(module: str, path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= 400, f"{module} has {lines} lines"
+
+
+def test_every_package_is_installed() -> None:
+    """A wheel has what pyproject lists; an editable install has everything, and hides a gap."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = set(settings["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for name in ("nasctl", "search_spaces", "conf")
+        for path in (ROOT / name).rglob("__init__.py")
+    }
+    assert listed == {name if name.split(".")[0] != "conf" else f"nasctl.{name}" for name in found}
 
 
 def test_search_spaces_need_only_values_of_nasctl() -> None:

@@ -89,7 +89,7 @@ def fetch(url: str) -> str:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *[
-    f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))
+    p.relative_to(ROOT).as_posix() for p in sorted((ROOT / "docs").rglob("*.md"))
 ]])  # fmt: skip
 def test_files_that_the_docs_name_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -244,6 +244,10 @@
     plot.on("plotly_click", (event) => { const id = event.points[0]?.customdata; if (id) choose(id); });
   }
 
+  // Published networks are often far larger than the candidates: on a line these would be one dot.
+  const largest = (points, key) => Math.max(...points.map((p) => p.v[key]).filter(Number.isFinite));
+  const apart = ({ key }) => largest(data.references, key) > 4 * largest(data.points, key);
+  if (logBox) logBox.checked = data.references.length > 0 && data.xs.some(apart);
   panels.forEach((panel) => { buttons(panel); drawPanel(panel); });
   logBox?.addEventListener("change", () => panels.forEach(drawPanel));
   drawHypervolume();

@@ -245,3 +245,22 @@ def test_reference_networks_are_hollow_and_named(browser: Any, tmp_path: Path) -
     )
     assert f"Reference network {member['arch_id']}" in opened.page.inner_text("#selected")
     opened.close()
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_references_far_away_do_not_squash_the_front(
+    browser: Any, tmp_path: Path, times: int
+) -> None:
+    plain = sample.view()
+    member = plain.members[0]
+    shown = {
+        **{k: member[k] for k in ("arch_id", "architecture", "uncertainty")},
+        "metrics": {**member["metrics"], "params": times * member["metrics"]["params"]},
+        **{"name": "vgg16", "width": 1, "state": "COMPLETE", "error": None},
+        **{"violations": {}, "on_front": False},
+    }
+    opened = Opened(browser, tmp_path, sample.view(front={**plain.front, "references": [shown]}))
+    assert opened.page.get_by_label("log scale").is_checked() == (times > 1)
+    scale = opened.page.evaluate("document.getElementById('front1').layout.xaxis.type")
+    assert scale == ("log" if times > 1 else "linear")
+    opened.close()

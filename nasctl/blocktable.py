@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from nasctl.arch import Architecture, Block, Cost, Shape
-from nasctl.errors import SpecError, unknown
+from nasctl.errors import NasctlError, SpecError, unknown
 from nasctl.files import write_json
 from nasctl.opcount import Trace, trace_module
 
@@ -146,9 +146,26 @@ class BlockTable:
     def _count(self, block: Block, in_shape: Shape) -> BlockCost:
         import torch
 
-        with torch.device("meta"):
-            module = self._build(block, in_shape) if self._build else block.build(in_shape)
-        return count_module(module, in_shape, name=f"{block.text} on input {in_shape}")
+        name = f"{block.text} on input {in_shape}"
+        if self._build is not None:
+            with torch.device("meta"):
+                module = self._build(block, in_shape)
+            return count_module(module, in_shape, name=name)
+        try:
+            with torch.device("meta"):
+                module = block.build(in_shape)
+            trace = trace_module(module, in_shape, name=name)
+        except NasctlError:
+            raise
+        except Exception as error:
+            if type(block).__module__.startswith("search_spaces."):
+                raise  # a bug of ours
+            reason = f"{type(error).__name__}: {error}"
+            raise SpecError(f"block {name}: its module fails: {reason}") from error
+        given, said = trace.output.shape[1:], block.out_shape(in_shape)
+        if given != said:
+            raise SpecError(f"block {name}: its module gives shape {given}, out_shape says {said}")
+        return cost_of(module, trace)
 
     def _key(self, block: Block, in_shape: Shape) -> str | None:
         """The written form of an entry; None for a block whose code cannot be identified."""

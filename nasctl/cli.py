@@ -261,6 +261,8 @@ def profile(  # noqa: PLR0917 - click passes one argument per option
     from nasctl.profile.command import ProfileRequest, run_profile, show_list
 
     if listed:
+        if network is not None:
+            raise ConfigError(f"--list takes no network, got {network!r}")
         show_list(sys.stdout, as_json=as_json)
         return
     if network is None:
@@ -383,6 +385,9 @@ def main() -> None:
         # The reader of our output has gone (`| head`): not an error, but nothing more to say.
         sys.stderr.close()
         sys.exit(0)
+    except SystemExit as done:
+        # click turns the same into an exit of 1, which we say is a bug of ours.
+        sys.exit(0 if isinstance(done.__context__, BrokenPipeError) else done.code)
     except Exception:
         traceback.print_exc()
         _say("This is a bug in nasctl; nothing that was finished is lost. Please report the above.")

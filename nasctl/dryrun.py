@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
 
 TIMED_NETWORKS = 5
+TRAINING_BYTES = 16
+"""Of a parameter: itself, its gradient, its momentum, and one to spare, in float32."""
 TIMED_STEPS = 6
 
 
@@ -130,7 +133,10 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
     feasible = [not p.violations(config.bounds) for p in priced]
     references = [(r, price(r.architecture).cost) for r in problem.references]
     seconds, reference_seconds = None, 0.0
-    if problem.dataset is not None:
+    largest = max(p.cost.get("params", 0.0) for p in priced)
+    if problem.dataset is not None and largest * TRAINING_BYTES > _memory() / 2:
+        announce(f"networks of up to {largest:,.0f} parameters are too large to be timed here")
+    elif problem.dataset is not None:
         announce("timing a few training steps")
         expected = _training_seconds(config, problem, registry, sample, priced)
         seconds = expected(statistics.fmean(_macs(p.cost) for p in priced))
@@ -148,6 +154,11 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
         references=references,
         reference_seconds=reference_seconds,
     )
+
+
+def _memory() -> float:
+    """Bytes of this machine."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _macs(cost: Cost) -> float:

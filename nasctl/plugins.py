@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,9 @@ def load_plugins(modules: Iterable[str]) -> Registry:
             raise ConfigError(
                 f"--plugin {name}: defines none of the dicts {', '.join(_KINDS)}{_slip(module)}"
             )
+        problems = list(_block_problems(getattr(module, "BLOCKS", {})))
+        if problems:
+            raise ConfigError([f"--plugin {name}: {problem}" for problem in problems])
         for kind in found:
             for key, value in getattr(module, kind).items():
                 if key in tables[kind] or (kind == "EVALUATORS" and key in PACKAGED_EVALUATORS):
@@ -106,6 +110,19 @@ def load_plugins(modules: Iterable[str]) -> Registry:
         evaluators=tables["EVALUATORS"],
         sources=sources,
     )
+
+
+def _block_problems(blocks: Mapping[object, object]) -> Iterator[str]:
+    """An op stands for its block in JSON and ledger, so it has to be the name it is known by."""
+    for key, block in blocks.items():
+        where = f"BLOCKS[{key!r}]"
+        if not (isinstance(block, type) and issubclass(block, Block)):
+            yield f"{where}: expected a subclass of nasctl.api.Block, got {block!r}"
+        elif not dataclasses.is_dataclass(block) or "__dataclass_fields__" not in vars(block):
+            yield f"{where}: {block.__name__} needs @dataclass(frozen=True, kw_only=True)"
+        elif getattr(block, "op", None) != key:
+            op = getattr(block, "op", None)
+            yield f"{where}: {block.__name__}.op is {op!r}, expected {key!r}"
 
 
 def _slip(module: object) -> str:

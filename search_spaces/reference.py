@@ -39,6 +39,10 @@ NETWORKS: Mapping[str, Published] = {
 }
 
 
+LARGEST = (65_536, 4_096, 4_096)
+"""Channels (and classes), height and width."""
+
+
 def reference_network(
     name: str,
     *,
@@ -68,6 +72,11 @@ def reference_network(
         raise SpecError(f"width: expected a number above 0 and up to 16, got {width}")
     shape = published.input_shape if input_shape is None else input_shape
     classes = published.num_classes if num_classes is None else num_classes
+    if any(n > limit for n, limit in zip(shape, LARGEST, strict=False)):
+        size, largest = "x".join(map(str, shape)), "x".join(map(str, LARGEST))
+        raise SpecError(f"input {size}: expected at most {largest}")
+    if classes > LARGEST[0]:
+        raise SpecError(f"classes: expected at most {LARGEST[0]:,}, got {classes}")
     try:
         return published.make(shape, classes, width)
     except SpecError as error:

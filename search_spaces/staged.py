@@ -17,6 +17,7 @@ from nasctl.arch import Architecture, Block, Scalar, Shape
 from nasctl.errors import SpecError
 from nasctl.space import Choices, Family
 from search_spaces.blocks import (
+    BLOCKS,
     ConvNormActivation,
     GlobalPoolLinear,
     GlobalPoolMlp,
@@ -171,10 +172,34 @@ class StagedSpace:
             raise SpecError([f"{key}: {p}" for p in error.problems]) from None
 
     def _place(self, block: Block, in_shape: Shape) -> Placed:
+        if block.op in BLOCKS:
+            return self._chain(block, in_shape)
+        try:  # a user's: what it does wrong is told, not shown as our bug
+            placed, wanted = self._chain(block, in_shape), block.out_shape(in_shape)
+        except SpecError:
+            raise
+        except Exception as error:
+            raise SpecError(
+                f"out_shape or canonical of {type(block).__name__} failed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if placed.shape != wanted:
+            raise SpecError(
+                f"canonical of {type(block).__name__} gives blocks that end in shape "
+                f"{placed.shape}, but its out_shape says {wanted}"
+            )
+        return placed
+
+    def _chain(self, block: Block, in_shape: Shape) -> Placed:
         shape = in_shape
         blocks, shapes = [], []
         for part in block.canonical(in_shape):
             shape = part.out_shape(shape)
+            if not isinstance(shape, tuple) or len(shape) != len(in_shape):
+                raise SpecError(
+                    f"out_shape of {type(part).__name__} gave {shape!r}, expected (channels, "
+                    "height, width)"
+                )
             blocks.append(self._blocks.setdefault(part, part))
             shapes.append(shape)
         return Placed(tuple(blocks), tuple(shapes), shape)

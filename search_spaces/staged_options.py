@@ -129,9 +129,11 @@ class _Options(Reader):
     def block_type(self, value: Any, path: str) -> str:
         """A type by name, or a whole alternative: `{block_type: NAME, dimension: value, ...}`."""
         settled: Mapping[str, Any] = {}
+        named = True
         if isinstance(value, Mapping):
             settled = {name: v for name, v in value.items() if name != "block_type"}
-            if "block_type" not in value:
+            named = "block_type" in value
+            if not named:
                 self.problems.append(f"{path}.block_type: missing")
             value, path_of_type = value.get("block_type", "skip"), f"{path}.block_type"
         else:
@@ -139,7 +141,7 @@ class _Options(Reader):
         name = self.name(value, path_of_type, "block type", tuple(self.types.kinds))
         kind = self.types.kinds[name]
         fixed: dict[str, Scalar] = {}
-        for dimension, given in settled.items() if name == value else ():
+        for dimension, given in settled.items() if name == value and named else ():
             if dimension in kind.dimensions:
                 fixed[dimension] = self._one(dimension)(given, f"{path}.{dimension}")
             else:

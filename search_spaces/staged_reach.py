@@ -115,16 +115,29 @@ def _exits(
             found.add(space.place(index, first, in_shape, values).shape)
         except SpecError as error:
             size = "x".join(map(str, in_shape))
-            named = ("stride", *space.options.names)
             where = f"{values[1]} cannot stand in stage{index + 1} on a {size} map"
-            keys = [re.split(r"\W", p, maxsplit=1)[0] for p in error.problems]
             raise ConfigError(
-                [
-                    f"stages.{index}{f'.{key}' if key in named else ''}: {where}: {p}"
-                    for key, p in zip(keys, error.problems, strict=True)
-                ]
+                [f"{_key(space, index, str(values[1]), p)}: {where}: {p}" for p in error.problems]
             ) from None
     return found
+
+
+def _key(space: StagedSpace, index: int, block_type: str, problem: str) -> str:
+    """The option that a problem with a block is about, as far as its words say so."""
+    stage, options = space.options.stages[index], space.options
+    said = re.match(r"(?:\w+\.)?(\w+)", problem)
+    name = said[1] if said else ""
+    own = options.alternatives[block_type].kind.dimensions
+    if name == "groups" and "groups" not in own:
+        name = "cardinality"
+    if name == "stride":
+        return f"stages.{index}.stride"
+    if name not in own:
+        return f"stages.{index}"
+    shared = stage.dimensions[name] is options.dimensions[name]
+    return (
+        name if shared and options.dimensions[name].choices != (None,) else f"stages.{index}.{name}"
+    )
 
 
 def _values(

@@ -218,7 +218,7 @@ def test_the_file_saves_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "deep" / "table.json"
     first = BlockTable(path)
     first.warm(PAIRS)
-    monkeypatch.setattr(blocktable, "count_module", refuse)
+    monkeypatch.setattr(blocktable, "trace_module", refuse)
     second = BlockTable(path)
     assert [second.block(*p) for p in PAIRS] == [first.block(*p) for p in PAIRS]
     with pytest.raises(AssertionError, match="counted again"):
@@ -263,7 +263,7 @@ def test_entries_are_bound_to_the_code_of_the_block(
     path = tmp_path / "table.json"
     BlockTable(path).warm(PAIRS)
     monkeypatch.setattr(blocktable, "_code_fingerprint", lambda module: "changed")
-    monkeypatch.setattr(blocktable, "count_module", refuse)
+    monkeypatch.setattr(blocktable, "trace_module", refuse)
     with pytest.raises(AssertionError, match="counted again"):
         BlockTable(path).block(*PAIRS[0])
 
@@ -278,7 +278,7 @@ def test_json_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
     table = BlockTable()
     table.warm(PAIRS)
     data = json.loads(json.dumps(table.to_json()))
-    monkeypatch.setattr(blocktable, "count_module", refuse)
+    monkeypatch.setattr(blocktable, "trace_module", refuse)
     again = BlockTable.from_json(data, BLOCKS)
     assert len(again) == len(PAIRS)
     assert [again.block(*p) for p in PAIRS] == [table.block(*p) for p in PAIRS]
@@ -311,3 +311,20 @@ def test_counting_does_not_load_torchs_compiler() -> None:
     )
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"build": lambda self, shape: 1 // 0}, "its module fails: ZeroDivisionError"),
+        ({"build": lambda self, shape: None}, "its module fails: AttributeError: .NoneType"),
+        (
+            {"out_shape": lambda self, shape: (9, 4, 4)},
+            r"gives shape \(2, 4, 4\), out_shape says \(9, 4, 4\)",
+        ),
+    ],
+)
+def test_a_mistake_in_a_users_module_is_told(methods: dict[str, Any], message: str) -> None:
+    kind = dataclasses.dataclass(frozen=True, kw_only=True)(type("Wrong", (Custom,), methods))
+    with pytest.raises(SpecError, match=message):
+        BlockTable().block(kind(kind="noise"), (2, 4, 4))

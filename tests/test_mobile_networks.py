@@ -194,6 +194,8 @@ def test_all_networks_differ() -> None:
             r"resnet50 on 1x8x8 input: block 9 \(residual_bottleneck\) on input \(512, 1, 1\)",
         ),
         ({"name": "mobilenet_v2", "input_shape": (3,)}, "needs a feature map"),
+        ({"name": "vgg11", "input_shape": (3, 9999, 9)}, "input 3x9999x9: expected at most 65536x"),
+        ({"name": "vgg11", "num_classes": 10**9}, "classes: expected at most 65,536, got 10000"),
     ],
 )
 def test_what_cannot_be_is_said(arguments: dict[str, object], message: str) -> None:

@@ -58,6 +58,36 @@ def test_a_wrong_module_is_one_line(
         load_plugins([name])
 
 
+BLOCK = """
+from dataclasses import dataclass
+from nasctl.api import Block
+@dataclass(frozen=True, kw_only=True)
+class Mine(Block):
+    op = "{op}"
+class Plain(Block):
+    op = "plain"
+BLOCKS = {blocks}
+"""
+
+
+@pytest.mark.parametrize(
+    ("op", "blocks", "message"),
+    [
+        ("skip", "{'mine': Mine}", r"BLOCKS\['mine'\]: Mine\.op is 'skip', expected 'mine'"),
+        ("skip", "{'skip': Mine}", r"BLOCKS\['skip'\] exists already"),
+        ("mine", "{'mine': int}", r"BLOCKS\['mine'\]: expected a subclass of nasctl\.api\.Block"),
+        ("mine", "{'plain': Plain}", r"BLOCKS\['plain'\]: Plain needs @dataclass\(frozen=True"),
+    ],
+)
+def test_an_op_is_the_name_of_its_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op: str, blocks: str, message: str
+) -> None:
+    name = f"plugin_op_{abs(hash((op, blocks)))}"
+    write(tmp_path, monkeypatch, name, BLOCK.format(op=op, blocks=blocks))
+    with pytest.raises(ConfigError, match=message):
+        load_plugins([name])
+
+
 def test_a_missing_module_is_one_line() -> None:
     with pytest.raises(ConfigError, match="--plugin no_such_module: cannot be imported"):
         load_plugins(["no_such_module"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -23,6 +24,8 @@ from search_spaces.network import build
 from search_spaces.staged import staged
 from search_spaces.staged_options import DEFAULTS
 from search_spaces.staged_types import BLOCK_TYPES, DIMENSIONS, block_types
+
+PAGE = Path(__file__).parent.parent / "docs" / "block_types.md"
 
 OTHER: dict[str, list[Any]] = {
     "expand_ratio": [2, 3],
@@ -51,6 +54,20 @@ def family(**options: Any) -> Family:
 def one_type(block_type: str, **dimensions: Any) -> Family:
     stages = [{"channels": 32}, {"channels": 32, "depth": 2, "stride": 2}]
     return family(stem={"channels": 32}, stages=stages, block_type=block_type, **dimensions)
+
+
+def test_the_page_of_block_types_is_complete() -> None:
+    rows = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| ") and line.count("|") == 4:
+            name, _, dimensions = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name] = dimensions
+    for name, kind in BLOCK_TYPES.items():
+        shown = [f"{d} {str(v).lower() if isinstance(v, bool) else v}"
+                 for d, v in kind.dimensions.items()]  # fmt: skip
+        assert rows[name] == (", ".join(shown) or "none")
+    for dimension in DIMENSIONS[2:]:
+        assert f"`{dimension}`" in PAGE.read_text(encoding="utf-8")
 
 
 def test_every_dimension_belongs_to_a_type_and_is_tried_here() -> None:
@@ -175,15 +192,22 @@ def test_inception_shares_its_channels_as_googlenet_does() -> None:
         ({"stem": {"channels": 8, "pool": 99}}, "stem.pool: stride 99 is larger than the 16x16"),
         (
             {"block_type": "conv", "groups": 3},
-            r"stages.0.groups: conv cannot stand in stage1 on a 8x16x16 map|groups: 3 does not",
+            r"^groups: conv cannot stand in stage1 on a 8x16x16 map: .*groups: 3 does not divide",
         ),
         (
-            {"block_type": "residual_bottleneck", "cardinality": 3},
-            "groups: 3 does not divide the 8 inner channels",
+            {"block_type": "residual_bottleneck", "cardinality": [1, 3]},
+            "^cardinality: residual_bottleneck cannot .* 3 does not divide the 8 inner channels",
+        ),
+        (
+            {
+                "block_type": "residual_bottleneck",
+                "stages": [{"channels": 16, "cardinality": 3}],
+            },
+            r"^stages\.0\.cardinality: residual_bottleneck cannot stand in stage1",
         ),
         (
             {"block_type": "residual_basic", "shortcut": "A", "stem": {"channels": 64}},
-            "stages.0.shortcut: residual_basic cannot stand .* cannot go from 64 to 16",
+            "^shortcut: residual_basic cannot stand .* cannot go from 64 to 16",
         ),
     ],
 )
@@ -249,6 +273,35 @@ def test_a_users_block_is_a_type_with_its_fields_as_dimensions() -> None:
     _, other = space.sample(random.Random(3))
     assert isinstance(other, Architecture)
     assert "no_stage" not in block_types({"no_stage": NoStage}).kinds
+
+
+def wrong(**methods: Any) -> Any:
+    """A user's block with a mistake."""
+    return dataclass(frozen=True, kw_only=True)(type("Wrong", (Shuffle,), methods))
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"out_shape": lambda self, shape: 1 // 0}, "of Wrong failed: ZeroDivisionError"),
+        ({"out_shape": lambda self, shape: None}, "out_shape of Wrong gave None, expected"),
+        ({"canonical": lambda self, shape: None}, "canonical of Wrong failed: TypeError"),
+        (
+            {"canonical": lambda self, shape: ()},
+            r"gives blocks that end in shape \(16, 16, 16\), but its out_shape says \(24, 8, 8\)",
+        ),
+    ],
+)
+def test_a_mistake_in_a_users_block_is_told(methods: dict[str, Any], message: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^stages\.0: shuffle cannot stand in stage1.*" + message
+    ):
+        family(
+            stem={"channels": 16},
+            stages=[{"channels": 24, "stride": 2}],
+            user_blocks={"shuffle": wrong(**methods)},
+            block_type="shuffle",
+        )
 
 
 def test_a_users_dimension_is_checked_by_its_kind() -> None:

@@ -73,6 +73,9 @@ def _reference_network_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         if name not in NETWORKS:
             guess = nearest(name, NETWORKS)
             hint = f"; did you mean {guess!r}?" if guess else ""
+            known, at, factor = str(name).partition("@")
+            if at and known in NETWORKS:
+                hint = f"; did you mean {{name: {known}, width: {factor}}}?"
             yield key, f"unknown network {shown(name)}{hint} (`nasctl profile --list` names them)"
             continue
         for number in map(_number, width if isinstance(width, list) else [width]):
@@ -86,7 +89,8 @@ def _reference_network_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
                 )
                 break
             if (name, number) in seen:
-                yield key, f"{reference_label(name, number)} is there twice"
+                where = ("reference", str(place), "width") if inside else key
+                yield where, f"{reference_label(name, number)} is there twice"
             seen.add((name, number))
 
 

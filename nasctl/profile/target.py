@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nasctl.arch import Architecture, Block, Opaque, Shape
@@ -58,6 +59,8 @@ def find_target(
             raise ConfigError(
                 f"{text}: expected NAME@WIDTH, for example mobilenet_v2@0.75"
             ) from None
+    if Path(name).is_dir():
+        raise ConfigError(f"{name} is a run: give one of its networks, {name}:ARCH_ID")
     architecture = reference_network(
         name, input_shape=input_shape, num_classes=num_classes, width=1 if width is None else width
     )
@@ -66,9 +69,13 @@ def find_target(
 
 
 def _of_run(run: str, arch_id: str, block_types: Mapping[str, type[Block]] | None) -> Target:
+    if not run or not arch_id:
+        raise ConfigError(f"{run}:{arch_id}: expected RUN:ARCH_ID, for example runs/mine:3f2a")
     directory = find_run(run)
-    known = {t.arch_id: t.architecture for t in RunRecords(directory).trials()}
-    found = [i for i in known if arch_id and i.startswith(arch_id)]
+    records = RunRecords(directory)
+    trained = [*records.trials(), *records.references()]
+    known = {t.arch_id: t.architecture for t in trained}
+    found = [i for i in known if i.startswith(arch_id)]
     if not found:
         guess = nearest(arch_id, known)
         hint = f"; did you mean {guess}?" if guess else f"; nasctl front {directory} lists some"

@@ -63,13 +63,28 @@ def test_the_list_needs_no_torch(desk: Desk) -> None:
         (("resnet18", "--width", "0.5"), "Error: width 0.5: resnet18 has no width multiplier"),
         (("resnet18", "--input", "3,1,1"), "Error: resnet18 on 3x1x1 input: block 0"),
         ((), "Error: NETWORK: missing"),
+        (("--list", "resnet18"), "Error: --list takes no network, got 'resnet18'"),
+        (("conf",), "Error: conf is a run: give one of its networks, conf:ARCH_ID"),
+        (("conf:",), "Error: conf:: expected RUN:ARCH_ID"),
+        (("resnet18", "--input", "3,10000000,224"), "Error: input 3x10000000x224: expected at"),
     ],
 )
 def test_what_cannot_be_is_one_line(desk: Desk, arguments: tuple[str, ...], message: str) -> None:
+    (desk.folder / "conf").mkdir()
     out, err = desk.run("profile", *arguments, code=2)
     assert out == ""
     assert err.startswith(message)
     assert len(err.splitlines()) == 1
+
+
+def test_a_reader_that_goes_is_no_error(desk: Desk) -> None:
+    nasctl = f"{sys.executable} -m nasctl"
+    script = f"set -o pipefail; {nasctl} profile --list --json | head -1"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=desk.folder, env=desk.environment, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[", "")
 
 
 def test_networks_of_a_run(desk: Desk) -> None:

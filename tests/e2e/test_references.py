@@ -54,6 +54,8 @@ def test_a_reference_network_beside_a_search_undisturbed_and_killed(desk: Desk) 
     assert found["uncertainty"]["latency_ms"]["source"] == "predicted"
     assert found["uncertainty"]["latency_ms_measured"]["source"] == "measured"
     assert found["uncertainty"]["params"]["source"] == "exact"
+    profile = desk.json("profile", f"runs/digits:{expected.id[:8]}")
+    assert profile["totals"]["params"] == found["metrics"]["params"]
     # Its 20 times as many parameters could only be worth it for the best accuracy.
     best = max(m["metrics"]["accuracy"] for m in front["members"])
     assert found["on_front"] is (found["metrics"]["accuracy"] > best)

@@ -368,6 +368,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """The entry point: errors become one line on stderr and an exit code."""
+    stdout = sys.stdout
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -386,8 +387,8 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except SystemExit as done:
-        # click turns the same into an exit of 1, which we say is a bug of ours.
-        sys.exit(0 if isinstance(done.__context__, BrokenPipeError) else done.code)
+        # click puts another stdout there and exits with 1, which we say is a bug of ours.
+        sys.exit(done.code if sys.stdout is stdout else 0)
     except Exception:
         traceback.print_exc()
         _say("This is a bug in nasctl; nothing that was finished is lost. Please report the above.")

@@ -268,7 +268,7 @@ class TestConfig:
             ("[lenet5, lenet5]", "reference.1: lenet5 is there twice"),
             (
                 "[{name: mobilenet_v2, width: [0.5, 1, 0.5]}]",
-                "reference.0.name: mobilenet_v2 x0.5 is there twice",
+                "reference.0.width: mobilenet_v2 x0.5 is there twice",
             ),
         ],
     )

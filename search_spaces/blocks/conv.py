@@ -11,7 +11,7 @@ from nasctl.errors import SpecError
 from search_spaces.blocks.shapes import (
     Size,
     feature_map,
-    normal_activation,
+    normalise_activations,
     pair,
     require_positive,
     same_padding,
@@ -50,8 +50,7 @@ class ConvNormActivation(Block):
     order: Order = "conv_norm_act"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride", "groups")
         if self.padding is not None and min(pair(self.padding)) < 0:

@@ -14,7 +14,7 @@ from search_spaces.blocks.conv import ConvNormActivation
 from search_spaces.blocks.pool import AvgPool
 from search_spaces.blocks.shapes import (
     feature_map,
-    normal_activation,
+    normalise_activations,
     require_odd,
     require_positive,
     same_padding,
@@ -39,8 +39,7 @@ class _Dense(Block):
     combine: Combine = "concat"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "growth_rate", "kernel_size")
         require_odd(self, "kernel_size")
@@ -151,8 +150,7 @@ class Transition(_Stack):
     ceil: bool = False
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "out", "stride")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nasctl.arch import Block, Shape
 from nasctl.errors import SpecError
-from search_spaces.blocks.shapes import feature_map, normal_activation, require_positive
+from search_spaces.blocks.shapes import feature_map, normalise_activations, require_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,8 +76,7 @@ class GlobalPoolMlp(Block):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "out", "hidden")
         require_dropout(self)
@@ -146,8 +145,7 @@ class FlattenLinear(Block):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "out")
         require_dropout(self)

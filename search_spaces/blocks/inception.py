@@ -12,7 +12,7 @@ from nasctl.errors import SpecError
 from search_spaces.blocks.chain import build_chain, canonical_chain, chain_shape
 from search_spaces.blocks.conv import ConvNormActivation
 from search_spaces.blocks.pool import MaxPool
-from search_spaces.blocks.shapes import normal_activation, require_odd, require_positive
+from search_spaces.blocks.shapes import normalise_activations, require_odd, require_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,8 +74,7 @@ class Inception(Branching):
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "kernel5", "stride")
         require_odd(self, "kernel5")

@@ -10,7 +10,7 @@ from nasctl.arch import Block
 from search_spaces.blocks.conv import ConvNormActivation
 from search_spaces.blocks.inception import Branching
 from search_spaces.blocks.pool import AvgPool, MaxPool
-from search_spaces.blocks.shapes import Size, normal_activation, require_positive
+from search_spaces.blocks.shapes import Size, normalise_activations, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,7 @@ class _InceptionV3(Branching):
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
 
     def conv(

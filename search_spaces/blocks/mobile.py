@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasctl.arch import Block, Shape
 from nasctl.errors import SpecError
+from search_spaces.blocks.chain import canonical_chain
 from search_spaces.blocks.conv import ConvNormActivation
 from search_spaces.blocks.shapes import (
     feature_map,
     make_divisible,
-    normal_activation,
+    normalise_activations,
     require_odd,
     require_positive,
     windowed_shape,
@@ -41,8 +42,7 @@ class DepthwiseSeparable(Block):
     activation: str = "relu6"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride")
         require_odd(self, "kernel_size")
@@ -94,9 +94,7 @@ class InvertedResidual(Block):
     se_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("activation", "bottleneck_activation"):
-            name = normal_activation(self.op, field, getattr(self, field))
-            object.__setattr__(self, field, name)
+        normalise_activations(self, "activation", "bottleneck_activation")
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride")
         require_odd(self, "kernel_size")
@@ -197,9 +195,7 @@ class ExpansionResidual(Block):
     residual: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("activation", "bottleneck_activation"):
-            name = normal_activation(self.op, field, getattr(self, field))
-            object.__setattr__(self, field, name)
+        normalise_activations(self, "activation", "bottleneck_activation")
         super().__post_init__()
         require_positive(self, "out", "bottleneck", "kernel_size", "stride")
         require_odd(self, "kernel_size")
@@ -221,8 +217,7 @@ class ExpansionResidual(Block):
             residual=False,
         )
         expand = ConvNormActivation(out=self.out, kernel_size=1, activation=self.activation)
-        middle = project.out_shape(in_shape)
-        return (*project.canonical(in_shape), *expand.canonical(middle))
+        return canonical_chain((project, expand), in_shape)
 
     def build(self, in_shape: Shape) -> nn.Module:
         from torch import nn

@@ -11,7 +11,7 @@ from nasctl.errors import SpecError
 from search_spaces.blocks.heads import require_dropout
 from search_spaces.blocks.shapes import (
     feature_map,
-    normal_activation,
+    normalise_activations,
     require_odd,
     require_positive,
 )
@@ -32,8 +32,7 @@ class BatchNormActivation(Block):
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
 
     def out_shape(self, in_shape: Shape) -> Shape:

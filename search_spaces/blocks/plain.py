@@ -11,7 +11,7 @@ from search_spaces.blocks.chain import build_chain, canonical_chain, chain_shape
 from search_spaces.blocks.conv import ConvNormActivation
 from search_spaces.blocks.norm import BatchNormActivation
 from search_spaces.blocks.pool import MaxPool
-from search_spaces.blocks.shapes import normal_activation, require_odd, require_positive
+from search_spaces.blocks.shapes import normalise_activations, require_odd, require_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,8 +28,7 @@ class _Chain(Block):
     norm: Literal["batch", "none"] = "batch"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride")
 

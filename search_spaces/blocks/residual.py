@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nasctl.arch import Block, Shape
 from nasctl.errors import SpecError
+from search_spaces.blocks.chain import build_chain, canonical_chain
 from search_spaces.blocks.conv import ConvNormActivation
 from search_spaces.blocks.shapes import (
     feature_map,
-    normal_activation,
+    normalise_activations,
     require_odd,
     require_positive,
     windowed_shape,
@@ -37,14 +37,13 @@ class _Residual(Block):
     shortcut: ShortcutType = "B"
 
     def __post_init__(self) -> None:
-        name = normal_activation(self.op, "activation", self.activation)
-        object.__setattr__(self, "activation", name)
+        normalise_activations(self, "activation")
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride")
         require_odd(self, "kernel_size")
 
-    def branch(self) -> list[tuple[str, ConvNormActivation]]:
-        """The convolutions of the plain twin, with their names; the last one is activated."""
+    def branch(self) -> dict[str, ConvNormActivation]:
+        """The convolutions of the plain twin, by name; the last one is activated."""
         raise NotImplementedError
 
     def out_shape(self, in_shape: Shape) -> Shape:
@@ -63,11 +62,7 @@ class _Residual(Block):
         """The plain twin is the chain of its convolutions; the rest has the simplest shortcut."""
         self.out_shape(in_shape)
         if self.shortcut == "none":
-            chain: list[Block] = []
-            for _, convolution in self.branch():
-                chain += convolution.canonical(in_shape)
-                in_shape = convolution.out_shape(in_shape)
-            return tuple(chain)
+            return canonical_chain(self.branch().values(), in_shape)
         equal_to_b = {"A": not self.changes_shape(in_shape), "C": self.changes_shape(in_shape)}
         if equal_to_b.get(self.shortcut, False):
             return (dataclasses.replace(self, shortcut="B"),)
@@ -83,21 +78,17 @@ class _Residual(Block):
         )
 
         branch = self.branch()
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        shape = in_shape
-        for name, convolution in branch:
-            last = name == branch[-1][0] and self.shortcut != "none"
-            spec = dataclasses.replace(convolution, activation="linear") if last else convolution
-            layers[name] = spec.build(shape)
-            shape = spec.out_shape(shape)
         if self.shortcut == "none":
-            return nn.Sequential(layers)
+            return nn.Sequential(build_chain(branch, in_shape))
+        last, convolution = list(branch.items())[-1]
+        branch[last] = dataclasses.replace(convolution, activation="linear")
         around: nn.Module | None = None
         if self.shortcut == "A" and self.changes_shape(in_shape):
             around = ZeroPadShortcut(self.out - in_shape[0], self.stride)
         elif self.shortcut == "C" or self.changes_shape(in_shape):
             around = conv_norm_activation(in_shape[0], self.out, stride=self.stride)
-        return Bottleneck(nn.Sequential(layers), around, self.activation)
+        layers = nn.Sequential(build_chain(branch, in_shape))
+        return Bottleneck(layers, around, self.activation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +104,16 @@ class ResidualBasic(_Residual):
 
     op: ClassVar[str] = "residual_basic"
 
-    def branch(self) -> list[tuple[str, ConvNormActivation]]:
-        return [
-            (name, ConvNormActivation(
+    def branch(self) -> dict[str, ConvNormActivation]:
+        return {
+            name: ConvNormActivation(
                 out=self.out,
                 kernel_size=self.kernel_size,
                 stride=stride,
                 activation=self.activation,
-            ))
+            )
             for name, stride in (("first", self.stride), ("second", 1))
-        ]  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,22 +154,22 @@ class ResidualBottleneck(_Residual):
         """The width of the inner layers."""
         return round(self.out / self.reduction)
 
-    def branch(self) -> list[tuple[str, ConvNormActivation]]:
+    def branch(self) -> dict[str, ConvNormActivation]:
         first = self.stride if self.stride_at == "reduce" else 1
         hidden, activation = self.hidden_channels, self.activation
-        return [
-            ("reduce", ConvNormActivation(
+        return {
+            "reduce": ConvNormActivation(
                 out=hidden, kernel_size=1, stride=first, activation=activation
-            )),
-            ("spatial", ConvNormActivation(
+            ),
+            "spatial": ConvNormActivation(
                 out=hidden,
                 kernel_size=self.kernel_size,
                 stride=self.stride // first,
                 groups=self.groups,
                 activation=activation,
-            )),
-            ("restore", ConvNormActivation(out=self.out, kernel_size=1, activation=activation)),
-        ]  # fmt: skip
+            ),
+            "restore": ConvNormActivation(out=self.out, kernel_size=1, activation=activation),
+        }
 
     def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
         chain = super().canonical(in_shape)

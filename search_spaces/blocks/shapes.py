@@ -36,16 +36,19 @@ Size = int | tuple[int, int]
 """One number for both directions, or (along the height, along the width)."""
 
 
-def normal_activation(op: str, field: str, name: str) -> str:
-    """The one name of an activation.
+def normalise_activations(block: Block, *fields: str) -> None:
+    """Gives activations their one name; to be called before anything else looks at the fields.
 
     Raises:
         SpecError: there is no such activation.
     """
-    known = ACTIVATION_ALIASES.get(name, name)
-    if known not in ACTIVATIONS:
-        raise SpecError(f"{op}.{field}: {unknown('activation', name, ACTIVATIONS)}")
-    return known
+    for field in fields:
+        given = getattr(block, field)
+        name = ACTIVATION_ALIASES.get(given, given)
+        if name not in ACTIVATIONS:
+            what = unknown("activation", given, ACTIVATIONS)
+            raise SpecError(f"{block.op}.{field}: {what}")
+        object.__setattr__(block, field, name)
 
 
 def require_positive(block: Block, *names: str) -> None:

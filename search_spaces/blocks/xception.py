@@ -12,7 +12,7 @@ from search_spaces.blocks.chain import build_chain, canonical_chain
 from search_spaces.blocks.pool import MaxPool
 from search_spaces.blocks.shapes import (
     feature_map,
-    normal_activation,
+    normalise_activations,
     require_odd,
     require_positive,
     windowed_shape,
@@ -33,9 +33,7 @@ class _Separable(Block):
     depthwise_activation: str = "linear"
 
     def __post_init__(self) -> None:
-        for field in ("activation", "depthwise_activation"):
-            name = normal_activation(self.op, field, getattr(self, field))
-            object.__setattr__(self, field, name)
+        normalise_activations(self, "activation", "depthwise_activation")
         super().__post_init__()
         require_positive(self, "out", "kernel_size", "stride")
         require_odd(self, "kernel_size")

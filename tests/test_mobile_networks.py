@@ -306,6 +306,11 @@ def test_squeeze_excite_gates_channels() -> None:
             nn.init.constant_(value, 3.0 if name.endswith("bias") else 0.0)
     x = torch.randn(2, *shape)
     torch.testing.assert_close(gated(x), plain(x))
+    for name, value in gated.named_parameters():
+        if name.endswith("excite.excite.bias"):
+            nn.init.constant_(value, -3.0)  # a closed gate: nothing is left to project
+    project = gated.get_submodule("pointwise")
+    torch.testing.assert_close(gated(x), x + project(torch.zeros(2, 16, 4, 4)))
     assert sum("squeeze_excite" in name for name in state) == 4
 
 

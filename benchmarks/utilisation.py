@@ -156,7 +156,7 @@ def write_items(run: Path, target: Path) -> None:
 
     config = load_config(str(run / "config.yaml")).config
     registry = load_plugins([])
-    job = training_job(config, load_problem(config, registry), registry, weights=None)
+    job = training_job(config, load_problem(config, registry), registry, None)
     trials = sorted(RunRecords(run).trials(), key=lambda t: -t.seconds)
     works = [
         Work(number=t.number, attempt=1, architecture=t.architecture, seed=t.seed, epochs=t.epochs)

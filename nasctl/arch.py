@@ -142,7 +142,8 @@ class Opaque(Block):
         problems = [
             f"{op}.{name}: expected a text, finite number or bool, got {value!r}"
             for name, value in fields.items()
-            if not any(fits(value, kind) for kind in (str, int, float, bool))
+            if not isinstance(value, str | int)  # bool is an int
+            and not (isinstance(value, float) and math.isfinite(value))
         ]
         if problems:
             raise SpecError(problems)

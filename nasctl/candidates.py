@@ -1,7 +1,8 @@
 """Layer 3: from a sampler's proposals to the next network worth training.
 
 Candidates that cannot be built, break a constraint, or are already known cost nothing here: they
-are turned away before any training, and the sampler is told.
+are turned away before any training, and the sampler is told. A known network is let through where
+another training of it, with the next seed, is wanted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 
 from nasctl.arch import Architecture, Cost, Scalar
 from nasctl.errors import SpecError
-from nasctl.samplers.base import Observation, Sampler, derive_seed
+from nasctl.samplers.base import Known, Observation, Sampler, derive_seed
 from nasctl.space import Choices, Decision, Family
 from nasctl.trial import Rejection
 
@@ -46,22 +47,46 @@ class Priced:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A network that may be trained."""
+    """A network that may be trained.
+
+    Attributes:
+        repeat: how many trainings of it there are already.
+    """
 
     choices: Choices
     architecture: Architecture
     priced: Priced
     sampler_state: Mapping[str, object] = field(default_factory=dict)
+    repeat: int = 0
+
+
+def training_seed(seed: int, repeat: int) -> int:
+    """The seed of the training that `repeat` others of the same network came before.
+
+    First trainings share the seed of the run, second ones the next, and so on: comparisons between
+    networks are paired, and no two trainings of one network are the same.
+
+    Args:
+        seed: of the run, below 2^32.
+    """
+    return (seed + repeat) % 2**32
+
+
+def _no_trainings(_arch_id: str) -> int:
+    return 0
 
 
 class CandidateSource:
-    """Finds the next unseen, feasible candidate.
+    """Finds the next feasible candidate that is unseen, or known and worth another seed.
 
     Args:
         family: what can be built.
         price: costs of a network, before training.
         constraints: upper bounds by cost metric.
         seed: of the run.
+        max_seeds: trainings of one network at most.
+        repeat_duplicates: every proposal of a known network asks for another seed, not only those
+            that say so.
     """
 
     def __init__(
@@ -71,13 +96,28 @@ class CandidateSource:
         price: Callable[[Architecture], Priced],
         constraints: Mapping[str, float],
         seed: int,
+        max_seeds: int = 1,
+        repeat_duplicates: bool = False,
     ) -> None:
         self._family = family
         self._price = price
         self._constraints = constraints
         self._seed = seed
+        self._max_seeds = max_seeds
+        self._repeat_duplicates = repeat_duplicates
+        self._left: list[Choices] | None = None  # of a small space, in the order of fallback
         self.closest: Rejection | None = None
         """The rejected candidate that breaks the constraints least."""
+
+    def known(self, choices: Choices) -> Known | None:
+        """What is known of a configuration before training; None: it cannot be built."""
+        try:
+            architecture = self._family.decode(choices)
+        except SpecError:
+            return None
+        priced = self._price(architecture)
+        feasible = not priced.violations(self._constraints)
+        return Known(id=architecture.id, costs=priced.cost, feasible=feasible)
 
     def note(self, rejection: Rejection) -> None:
         """Remembers a rejection (also those of an earlier process) for `closest`."""
@@ -94,13 +134,18 @@ class CandidateSource:
         *,
         pending: Sequence[Choices],
         known: Container[str],
+        trainings: Callable[[str], int] = _no_trainings,
     ) -> tuple[Candidate | None, list[Rejection], int]:
         """The candidate for trial `number`, what was rejected on the way, and how often a
         network came up that is known already.
 
         The result is a pure function of the seed, the number, the sampler's history, the
-        `pending` choices and `known` (ids of trained and of rejected networks). None: nothing new
-        is left, or was found.
+        `pending` choices, `known` and `trainings`. None: nothing new is left, or was found.
+
+        Args:
+            known: ids of trained and of rejected networks.
+            trainings: how many there are of a network by its id; 0 where it may not be repeated,
+                since it was never trained, or in vain.
         """
         rejections: list[Rejection] = []
         rejected: set[str] = set()
@@ -111,8 +156,15 @@ class CandidateSource:
             proposal = sampler.ask(number, attempt, pending)
             if proposal is None:
                 return None, rejections, duplicates
+            again = trainings if proposal.repeat or self._repeat_duplicates else _no_trainings
             found = self._judge(
-                number, proposal.choices, known, rejected, state=proposal.state, attempt=attempt
+                number,
+                proposal.choices,
+                known,
+                rejected,
+                trainings=again,
+                state=proposal.state,
+                attempt=attempt,
             )
             if isinstance(found, Candidate):
                 return found, rejections, duplicates
@@ -121,7 +173,7 @@ class CandidateSource:
                 continue
             rejections.append(found)
             sampler.tell(rejection_observation(found))
-        for choices in self._fallbacks(number):
+        for choices in self._fallbacks(number, known):
             found = self._judge(number, choices, known, rejected, state={}, attempt=None)
             if isinstance(found, Candidate):
                 return found, rejections, duplicates
@@ -138,6 +190,7 @@ class CandidateSource:
         known: Container[str],
         rejected: set[str],
         *,
+        trainings: Callable[[str], int] = _no_trainings,
         state: Mapping[str, object],
         attempt: int | None,
     ) -> Candidate | Rejection | None:
@@ -159,13 +212,20 @@ class CandidateSource:
                 sampler_state=state,
                 attempt=attempt,
             )
+        repeat = 0
         if architecture.id in known or architecture.id in rejected:
-            return None
+            repeat = trainings(architecture.id)
+            if not 0 < repeat < self._max_seeds:
+                return None
         priced = self._price(architecture)
         violations = priced.violations(self._constraints)
         if not violations:
             return Candidate(
-                choices=choices, architecture=architecture, priced=priced, sampler_state=state
+                choices=choices,
+                architecture=architecture,
+                priced=priced,
+                sampler_state=state,
+                repeat=repeat,
             )
         rejected.add(architecture.id)
         reason = "; ".join(
@@ -186,16 +246,26 @@ class CandidateSource:
         self.note(rejection)
         return rejection
 
-    def _fallbacks(self, number: int) -> Iterator[Choices]:
+    def _is_known(self, choices: Choices, known: Container[str]) -> bool:
+        try:
+            return self._family.decode(choices).id in known
+        except SpecError:
+            return False
+
+    def _fallbacks(self, number: int, known: Container[str]) -> Iterator[Choices]:
         """Small spaces whole, in random order; large ones at random, then downhill from the
         candidate that breaks the constraints least."""
-        rng = random.Random(derive_seed(self._seed, number, "fallback"))
         space = self._family.space
-        if space.count() <= ENUMERATION_LIMIT:
-            everything = list(space.enumerate())
-            rng.shuffle(everything)
-            yield from everything
+        if self._left is None and space.count() <= ENUMERATION_LIMIT:
+            self._left = list(space.enumerate())
+            random.Random(derive_seed(self._seed, "fallback")).shuffle(self._left)
+        if self._left is not None:
+            # Once known, always known: what is at the end need not be looked at again.
+            while self._left and self._is_known(self._left[-1], known):
+                self._left.pop()
+            yield from reversed(self._left)
             return
+        rng = random.Random(derive_seed(self._seed, number, "fallback"))
         for _ in range(RANDOM_ATTEMPTS):
             yield space.sample(rng)
         best: Rejection | None = None

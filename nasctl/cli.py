@@ -10,9 +10,8 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -157,7 +156,9 @@ def front(run: str, at: str | None, as_json: bool) -> None:
     records = _open(run)
     shown = records.front
     if at is not None:
-        shown = {**shown, "members": [best_within(shown, *_budget(at))]}
+        from nasctl.budget import best_within, read_budget
+
+        shown = {**shown, "members": [best_within(shown, *read_budget(at))]}
     if as_json:
         _print_json(shown)
         return
@@ -167,54 +168,6 @@ def front(run: str, at: str | None, as_json: bool) -> None:
         click.echo(front_table(shown))
     else:
         print_front(shown, records.trials(), sys.stdout)
-
-
-def _budget(text: str) -> tuple[str, float]:
-    metric, _, value = text.partition("=")
-    try:
-        return metric, float(value)
-    except ValueError:
-        raise ConfigError(
-            f"--at {text}: expected METRIC=VALUE, for example latency_ms=1.5"
-        ) from None
-
-
-def best_within(front: Mapping[str, Any], metric: str, bound: float) -> Mapping[str, Any]:
-    """The best member within a budget.
-
-    Best is the first objective; if that is the bounded one, the second.
-
-    Args:
-        front: the object of front.json.
-        metric: any metric; measured latency counts where there is one.
-        bound: its largest allowed value; of an objective to maximise, the smallest.
-
-    Raises:
-        ConfigError: no member has that metric.
-        NothingFeasibleError: no member is within the budget; names the closest.
-    """
-    from nasctl.errors import NothingFeasibleError, unknown
-
-    members: Iterable[Mapping[str, Any]] = front["members"]
-    names = list(dict.fromkeys(n for m in members for n in m["metrics"]))
-    if metric not in names:
-        raise ConfigError(f"--at {metric}={bound:g}: {unknown('metric', metric, names)}")
-
-    def value(member: Mapping[str, Any]) -> float:
-        metrics = member["metrics"]
-        return float(metrics.get(f"{metric}_measured", metrics.get(metric, float("inf"))))
-
-    objectives = front["objectives"]
-    is_floor = objectives.get(metric) == "max"
-    within = [m for m in members if (value(m) >= bound if is_floor else value(m) <= bound)]
-    if not within:
-        closest = (max if is_floor else min)(members, key=value)
-        raise NothingFeasibleError(
-            f"--at {metric}={bound:g}: no member of the front is within it; the closest is "
-            f"{closest['arch_id']} with {metric} {value(closest):.6g}"
-        )
-    first = next((m for m in objectives if m != metric), metric)
-    return (max if objectives[first] == "max" else min)(within, key=lambda m: m["metrics"][first])
 
 
 @cli.command()
@@ -331,6 +284,27 @@ def sync(run: str) -> None:
     if result.problem is not None:
         raise EnvironmentProblemError(result.problem)
     click.echo(f"{result.sent} changes sent, everything is there")
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(run: str, as_json: bool) -> None:
+    """Check that nothing of RUN is lost or wrong; changes nothing, also while it runs.
+
+    One line per invariant; exit status 1 if one of them is violated.
+    """
+    from nasctl.doctor import examine
+    from nasctl.records import find_run
+
+    found = examine(find_run(run))
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        for check in found.checks:
+            click.echo(check.to_line())
+    if not found.sound:
+        raise SystemExit(1)
 
 
 @cli.command()

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasctl import prepare
@@ -15,8 +16,10 @@ from nasctl.arch import Architecture, Cost
 from nasctl.candidates import Priced
 from nasctl.errors import NothingFeasibleError
 from nasctl.executors import worker_count
+from nasctl.fidelity import expected_epochs
 from nasctl.plugins import Registry
 from nasctl.references import ReferenceNetwork
+from nasctl.rundir import check_place
 from nasctl.space import SpaceSize, cost_range, measure_space
 from nasctl.trial import Work
 
@@ -41,6 +44,9 @@ class Outlook:
         references: reference networks with their costs, trained besides the trials.
         reference_seconds: of all of them together on one worker.
         total_seconds: of all trials and references on `workers` workers.
+        epochs: of a whole training.
+        rungs: epochs at which a trial may be stopped.
+        expected_epochs: of a trial, cool-downs included, if one in eta goes on at each rung.
     """
 
     size: SpaceSize
@@ -52,6 +58,9 @@ class Outlook:
     trial_seconds: float | None
     references: Sequence[tuple[ReferenceNetwork, Cost]] = ()
     reference_seconds: float = 0.0
+    epochs: int = 0
+    rungs: tuple[int, ...] = ()
+    expected_epochs: float = 0.0
 
     @property
     def total_seconds(self) -> float | None:
@@ -76,6 +85,9 @@ class Outlook:
             ],
             "workers": self.workers,
             "seconds": self.total_seconds,
+            "epochs": self.epochs,
+            "rungs": list(self.rungs),
+            "expected_epochs": self.expected_epochs,
         }
 
     def to_text(self) -> str:
@@ -97,6 +109,13 @@ class Outlook:
         for network, cost in self.references:
             costs = ", ".join(f"{k} {v:,.6g}" for k, v in cost.items())
             lines.append(f"  {network.label:<24} {costs}")
+        if self.rungs:
+            rungs = ", ".join(map(str, self.rungs))
+            lines.append(
+                f"rungs             {rungs} of {self.epochs} epochs: {self.expected_epochs:.1f} "
+                "epochs a trial where as many stop as can, less time than below; the first ones "
+                "never do"
+            )
         if not self.feasible:
             lines.append("WARNING: none of them satisfies the constraints; loosen them")
         published = f"{self.reference_seconds:.0f} s of references, " if self.references else ""
@@ -114,8 +133,10 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
 
     Raises:
         ConfigError: as `search` would.
+        EnvironmentProblemError: the run could not be written where it should be.
         NothingFeasibleError: no network of the sample can be built.
     """
+    check_place(Path(config.output_dir) / config.name)
     problem = prepare.load_problem(config, registry, allow_no_data=True)
     if problem.dataset is None and config.evaluator == "train":
         announce(
@@ -141,6 +162,8 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
         expected = _training_seconds(config, problem, registry, sample, priced)
         seconds = expected(statistics.fmean(_macs(p.cost) for p in priced))
         reference_seconds = sum(expected(_macs(cost)) for _, cost in references)
+    rule, epochs = config.fidelity.to_halving(), config.recipe.epochs
+    rungs = rule.rungs(epochs) if rule is not None else ()
     executor = config.executor
     workers = 1 if executor.name == "inline" else worker_count(executor.workers, executor.cpus)
     return Outlook(
@@ -153,6 +176,9 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
         trial_seconds=seconds,
         references=references,
         reference_seconds=reference_seconds,
+        epochs=epochs,
+        rungs=rungs,
+        expected_epochs=epochs if rule is None else expected_epochs(rungs, epochs, rule),
     )
 
 
@@ -189,7 +215,7 @@ def _training_seconds(
     chosen = [
         order[round(q * (len(order) - 1) / (TIMED_NETWORKS - 1))] for q in range(TIMED_NETWORKS)
     ]
-    job = prepare.training_job(config, problem, registry, weights=None).with_payload(part)
+    job = prepare.training_job(config, problem, registry, None).with_payload(part)
     job.prepare()
     work = [
         Work(number=0, attempt=1, architecture=sample[i], seed=config.seed, epochs=1)

@@ -18,18 +18,31 @@ in a row, so the candidates are the same with and without them.
 from __future__ import annotations
 
 import enum
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
-from nasctl.candidates import CandidateSource, rejection_observation
-from nasctl.errors import NasctlError, NothingFeasibleError, TooManyFailuresError
+from nasctl.candidates import (
+    Candidate,
+    CandidateSource,
+    rejection_observation,
+    training_seed,
+)
+from nasctl.errors import (
+    EnvironmentProblemError,
+    NasctlError,
+    NothingFeasibleError,
+    TooManyFailuresError,
+)
+from nasctl.halving import Halving
 from nasctl.ledger import Ledger
 from nasctl.samplers.base import Observation, Sampler
 from nasctl.space import Choices
 from nasctl.trainings import Trainings
-from nasctl.trial import Evaluation, Objectives, Outcome, State, Trial, Work
+from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, Rejection, State, Trial, Work
 
 
 class Signal(enum.Enum):
@@ -47,7 +60,7 @@ class EngineSettings:
         objectives: metric to direction; all must be finite for a trial to be COMPLETE.
         constraints: upper bounds by cost metric.
         trials: how many evaluations to start.
-        seed: training seed of every first evaluation.
+        seed: training seed of every first evaluation; see `candidates.training_seed`.
         epochs: budget of one evaluation.
         order: `deterministic` (see module) or `async` (each result is used at once).
         window: of the deterministic order.
@@ -75,6 +88,26 @@ class Observer(Protocol):
     def rejected(self, count: int) -> None: ...
 
 
+class AfterCommit:
+    """Tells an observer what is durable, and only then: in a group of calls, at its end."""
+
+    def __init__(self, ledger: Ledger, observer: Observer) -> None:
+        self._ledger = ledger
+        self._observer = observer
+
+    def trial_started(self, trial: Trial) -> None:
+        self._ledger.after_commit(lambda: self._observer.trial_started(trial))
+
+    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
+        self._ledger.after_commit(lambda: self._observer.epoch(trial, evaluation))
+
+    def trial_ended(self, trial: Trial) -> None:
+        self._ledger.after_commit(lambda: self._observer.trial_ended(trial))
+
+    def rejected(self, count: int) -> None:
+        self._ledger.after_commit(lambda: self._observer.rejected(count))
+
+
 class Engine:
     """See the module. All calls come from one thread of the driver.
 
@@ -86,6 +119,7 @@ class Engine:
         observer: told after each commit.
         references: the reference networks, numbered -1, -2, ...; those that the ledger holds
             have begun.
+        halving, checkpoints, warn: see `Trainings`.
         clock: monotonic seconds, for durations.
     """
 
@@ -98,31 +132,40 @@ class Engine:
         sampler: Sampler,
         observer: Observer,
         references: Sequence[Trial] = (),
+        halving: Halving | None = None,
+        checkpoints: Path | None = None,
+        warn: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._source = source
         self._sampler = sampler
-        self._observer = observer
+        self._observer = observer = AfterCommit(ledger, observer)
         self._trainings = Trainings(
             ledger=ledger,
             objectives=settings.objectives,
             retries=settings.retries,
             observer=observer,
             clock=clock,
+            halving=halving,
+            checkpoints=checkpoints,
+            warn=warn,
         )
+        self._halving = halving
         self.stop_requested = False
         self.fatal: NasctlError | None = None
         """Why the search cannot go on, to be raised once the executor has returned."""
         self.exhausted = False
         """Nothing new was found: fewer trials than asked for."""
-        self.duplicates = 0
-        """Proposals of networks that were known already: trainings avoided."""
+        self.duplicates = int(ledger.meta("duplicates", 0))
+        """Proposals of known networks that were turned away before a trial: trainings avoided."""
         self._trials = self._trainings.candidates
         begun = self._trainings.references
         self._references = [t for t in references if t.number not in begun]  # not begun
         self._known: set[str] = set()
+        self._numbers: dict[str, list[int]] = {}  # trials by the id of their network
+        self._ahead: tuple[Candidate | None, list[Rejection], int] | None = None
         self._rejected = 0
         self._told = 0  # trials are told in order of their numbers: those below are
         self._ended: list[int] = []  # final trials that are not told yet (async)
@@ -141,11 +184,8 @@ class Engine:
             return Signal.WAIT if self._trainings.are_running else Signal.DONE
         if not self._may_propose(number):
             return Signal.WAIT
-        self._tell_before(number)
-        candidate, rejections, duplicates = self._source.find(
-            number, self._sampler, pending=self._pending(number), known=self._known
-        )
-        self.duplicates += duplicates
+        candidate, rejections, duplicates = self._ahead or self._propose(number)
+        self._ahead = None
         trial = None
         if candidate is not None:
             trial = Trial(
@@ -153,7 +193,7 @@ class Engine:
                 state=State.RUNNING,
                 choices=candidate.choices,
                 architecture=candidate.architecture,
-                seed=self._settings.seed,
+                seed=training_seed(self._settings.seed, candidate.repeat),
                 epochs=self._settings.epochs,
                 attempts=0,
                 cost=candidate.priced.cost,
@@ -161,32 +201,57 @@ class Engine:
                 sampler_state=candidate.sampler_state,
                 started_at=time.time(),
             )
+        self._known |= {r.architecture.id for r in rejections if r.architecture is not None}
         with self._ledger.transaction():
             self._ledger.add_rejections(rejections)
-            if trial is not None:
-                self._ledger.put_trial(trial)
-        self._known |= {r.architecture.id for r in rejections if r.architecture is not None}
-        if rejections:
-            self._rejected += len(rejections)
-            self._observer.rejected(self._rejected)
-        if trial is None:
-            return self._nothing_new()
+            if rejections:
+                self._rejected += len(rejections)
+                self._observer.rejected(self._rejected)
+            if trial is None:
+                self._ledger.set_meta(exhausted_at=number)
+                self._nothing_new()
+                return Signal.WAIT if self._trainings.are_running else Signal.DONE
+            if duplicates:
+                self.duplicates += duplicates
+                self._ledger.set_meta(duplicates=self.duplicates)
+            work = self._trainings.start(trial)
         self._known.add(trial.arch_id)
-        return self._trainings.start(trial)
+        self._numbers.setdefault(trial.arch_id, []).append(number)
+        return work
+
+    def prefetch(self) -> None:
+        """Makes the next proposal while all workers are busy, so that none has to wait for it.
+
+        Nothing is written before it is handed out: after a crash it is made again, and the same.
+        In the order `async` there is nothing to gain: the results to come may be used.
+        """
+        number = len(self._trials)
+        if (
+            self._ahead is None
+            and self._settings.order == "deterministic"
+            and number < self._settings.trials
+            and not (self.exhausted or self.stop_requested or self.fatal)
+            and self._may_propose(number)
+        ):
+            self._ahead = self._propose(number)
 
     def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Stores one epoch; False: stop this trial, it has diverged."""
+        """Stores one epoch; False: stop this trial, it has diverged or is not worth it."""
         return self._trainings.report(work, epoch, metrics)
 
     def end(self, work: Work, outcome: Outcome) -> None:
         """Closes a piece of work; lost work goes back to the queue while retries are left."""
         trial = self._trainings.end(work, outcome)
+        if outcome.kind is OutcomeKind.BROKEN and self.fatal is None:
+            self.fatal = EnvironmentProblemError(
+                f"{outcome.error}; nothing finished is lost, the same command continues"
+            )
         if trial is None:
             return
         if not trial.is_reference:
             self._ended.append(trial.number)
         self._observer.trial_ended(trial)
-        if not trial.is_reference:
+        if trial.state is State.FAILED and not trial.is_reference:
             self._count_failures()
 
     # -- what the flow reads ------------------------------------------------------------------
@@ -219,6 +284,7 @@ class Engine:
     def _restore(self) -> None:
         for trial in self._trials.values():
             self._known.add(trial.arch_id)
+            self._numbers.setdefault(trial.arch_id, []).append(trial.number)
             if trial.state is not State.RUNNING:
                 self._ended.append(trial.number)
         rejections = self._ledger.rejections()
@@ -237,6 +303,33 @@ class Engine:
                 self._tell_before(number)
             for observation in by_trial.get(number, ()):
                 self._sampler.tell(observation)
+        if self._ledger.meta("exhausted_at") == len(self._trials):
+            self._nothing_new()
+
+    def _propose(self, number: int) -> tuple[Candidate | None, list[Rejection], int]:
+        self._tell_before(number)
+        return self._source.find(
+            number,
+            self._sampler,
+            pending=self._pending(number),
+            known=self._known,
+            trainings=self._count_trainings,
+        )
+
+    def _count_trainings(self, arch_id: str) -> int:
+        """Trials of a network; 0 if none can be repeated: it is unknown, or nothing came of it.
+
+        Those that the sampler has not been told of count as good, whatever became of them: that
+        depends on timing.
+        """
+        numbers = self._numbers.get(arch_id, ())
+        is_async = self._settings.order == "async"
+        for n in numbers:
+            state = self._trials[n].state
+            untold = not state.is_final if is_async else n >= self._told
+            if untold or state is State.COMPLETE:
+                return len(numbers)
+        return 0
 
     def _decided_before(self) -> Work | None:
         """Work that needs no proposal: what was begun and lost, then reference networks."""
@@ -267,7 +360,7 @@ class Engine:
     def _pending(self, number: int) -> list[Choices]:
         """Choices of the trials before `number` that the sampler has not been told of."""
         if self._settings.order == "async":
-            return [t.choices for t in self._trials.values() if not t.state.is_final]
+            return [self._trials[n].choices for n in self._trainings.unfinished]
         return [self._trials[n].choices for n in range(self._told, number)]
 
     def _observation(self, trial: Trial) -> Observation:
@@ -277,23 +370,22 @@ class Engine:
             choices=trial.choices,
             state=trial.sampler_state,
             values=tuple(trial.metrics[m] for m in self._settings.objectives) if complete else None,
-            violations={},
-            rejected=False,
+            rungs=self._halving.values(trial) if self._halving is not None else {},
+            pruned=trial.state is State.PRUNED,
         )
 
     def _count_failures(self) -> None:
         limit = self._settings.max_failures
-        final = [t for t in self._trials.values() if t.state.is_final]
-        last = final[-limit:] if limit else []
+        final = (t for t in reversed(self._trials.values()) if t.state.is_final)
+        last = list(itertools.islice(final, limit))
         if len(last) == limit > 0 and all(t.state is State.FAILED for t in last):
             self.fatal = TooManyFailuresError(
-                f"{limit} trials in a row failed; the last one: {last[-1].error}"
+                f"{limit} trials in a row failed; the last one: {last[0].error}"
             )
 
-    def _nothing_new(self) -> Signal:
+    def _nothing_new(self) -> None:
         self.exhausted = True
         if not self._trials:
             self.fatal = NothingFeasibleError(
                 f"no candidate satisfies the constraints; {self.closest}"
             )
-        return Signal.WAIT if self._trainings.are_running else Signal.DONE

@@ -9,6 +9,12 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from nasctl.errors import EnvironmentProblemError
+from nasctl.files import cannot_be_written
+
+RUN_MARK = "NASCTL_RUN"
+"""Environment variable with the uid of the run that a process was started for."""
+
 _PACKAGES = ("nasctl", "torch", "ray", "optuna", "mlflow", "onnxruntime", "numpy", "hydra-core")
 
 
@@ -29,10 +35,21 @@ def describe_environment() -> dict[str, str]:
 
 
 def cache_directory() -> Path:
-    """Where tables are kept between runs: `NASCTL_CACHE`, else the XDG cache folder."""
+    """Where tables are kept between runs: `NASCTL_CACHE`, else the XDG cache folder.
+
+    Raises:
+        EnvironmentProblemError: it cannot be written to.
+    """
     if own := os.environ.get("NASCTL_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nasctl"
+        found = Path(own)
+    else:
+        home = os.environ.get("HOME") or os.path.expanduser("~")
+        found = Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "nasctl"
+    if (problem := cannot_be_written(found)) is not None:
+        raise EnvironmentProblemError(
+            f"the cache of costs: {problem}; set NASCTL_CACHE to a folder that can be written to"
+        )
+    return found
 
 
 def usable_cores() -> int:
@@ -64,3 +81,8 @@ def _git(directory: Path | None, *arguments: str) -> str:
         ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=5, check=True
     )
     return done.stdout.strip()
+
+
+def worker_count(workers: int | None, cpus: float) -> int:
+    """How many trainings run at a time: as asked, else as many as fit on the usable cores."""
+    return workers or max(1, int(usable_cores() // cpus))

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasctl.checkpoints import Checkpoints
 from nasctl.errors import ConfigError, NasctlError
 from nasctl.plugins import Registry, load_plugins
 from nasctl.recipe import Recipe
-from nasctl.trial import Work
+from nasctl.trial import EpochMetrics, Work
 
 if TYPE_CHECKING:
     from nasctl.data import Dataset
+
+CHECKPOINTS = "checkpoints"
+"""The folder in a run's folder."""
 
 _registries: dict[tuple[str, ...], Registry] = {}
 
@@ -33,6 +37,11 @@ class TrainingJob:
         plugins: modules to import in the worker, for their blocks, families and trainers.
         family: name and options of the family, needed where it has a `build` of its own.
         weights: folder for the weights of finished trainings (safetensors), or None.
+        cooldown: length of the cool-down before a rung is judged, as a fraction of the epochs
+            before it.
+        checkpoints: folder for the state of unfinished trainings, or None.
+        checkpoint_s: seconds of training after which an epoch that is no rung is kept too; None:
+            rungs alone are.
         dataset: without its test split: a search never sees test data.
     """
 
@@ -40,6 +49,9 @@ class TrainingJob:
     plugins: tuple[str, ...] = ()
     family: tuple[str, Mapping[str, Any]] | None = None
     weights: str | None = None
+    cooldown: float = 0.0
+    checkpoints: str | None = None
+    checkpoint_s: float | None = None
     dataset: Dataset | None = None
 
     @property
@@ -58,8 +70,13 @@ class TrainingJob:
         torch.set_num_threads(self.recipe.threads)
 
     def __call__(self, work: Work) -> Iterator[dict[str, float]]:
-        """One dict per epoch, after training it: `accuracy` on the validation split and others."""
-        from nasctl.train import save_weights
+        """One dict per epoch, after training it: `accuracy` on the validation split and others.
+
+        Goes on from the last intact checkpoint of an earlier attempt, if the engine knows all
+        epochs before it. Trainers of plugins have neither checkpoints nor cool-downs: they begin
+        anew, and the value of a rung is that of its epoch.
+        """
+        from nasctl.train import Branches, save_weights, train
         from search_spaces import network
 
         if self.dataset is None:
@@ -74,12 +91,41 @@ class TrainingJob:
         # Trainers read it to resize the images: the resolution may be one of the choices.
         model.input_shape = work.architecture.input_shape  # type: ignore[assignment]
         network.initialise(model, work.architecture, work.seed)
-        train = registry.lookup("trainers", "recipe.trainer", recipe.trainer)
-        for metrics in train(model, self.dataset, recipe, work.seed):
-            yield dict(metrics)
+        trainer = registry.lookup("trainers", "recipe.trainer", recipe.trainer)
+        if trainer is not train:
+            for metrics in trainer(model, self.dataset, recipe, work.seed):
+                yield dict(metrics)
+        else:
+            kept = self._checkpoints(work, recipe, self.dataset)
+            resume = kept.latest(work.known_epochs) if kept and work.known_epochs else None
+            epochs = train(
+                model,
+                self.dataset,
+                recipe,
+                work.seed,
+                branches=Branches(rungs=work.rungs, fraction=self.cooldown),
+                checkpoints=kept,
+                resume=resume,
+            )
+            for epoch, metrics in enumerate(epochs, start=resume.epoch + 1 if resume else 1):
+                yield EpochMetrics(metrics, epoch)
         if self.weights is not None:
             path = Path(self.weights) / weights_name(work.architecture.id, work.seed)
             save_weights(path, model, {"arch_id": work.architecture.id, "seed": str(work.seed)})
+
+    def _checkpoints(self, work: Work, recipe: Recipe, dataset: Dataset) -> Checkpoints | None:
+        if self.checkpoints is None:
+            return None
+        return Checkpoints(
+            Path(self.checkpoints) / str(work.number),
+            identity={
+                "arch_id": work.architecture.id,
+                "seed": work.seed,
+                "recipe": recipe.to_json(),
+                "data": dataset.fingerprint,
+            },
+            every_s=self.checkpoint_s,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +152,11 @@ class EvaluatorJob:
         """One dict per epoch, or one at the end."""
         evaluate = _registry(self.plugins).lookup("evaluators", "evaluator", self.evaluator)
         result = evaluate(work.architecture, budget=work.epochs, seed=work.seed)
-        for metrics in [result] if isinstance(result, Mapping) else result:
+        if isinstance(result, Mapping):
+            # The result of the whole budget: its last epoch, not its first.
+            yield EpochMetrics(_checked(self.evaluator, result), work.epochs)
+            return
+        for metrics in result:
             yield _checked(self.evaluator, metrics)
 
 

@@ -19,13 +19,17 @@ def normal_number(value: object) -> object:
     return value
 
 
+# Made once: `json.dumps` would make one for each of the many small values of a ledger.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(value: object) -> str:
     """The one written form of a value: sorted keys, no spaces, no NaN.
 
     Raises:
         ValueError: for NaN or infinities, which JSON does not have.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 _TYPES: dict[type, dict[str, tuple[Any, ...]]] = {}

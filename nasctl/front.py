@@ -2,10 +2,22 @@
 
 Repeated seeds of one network are one entry: the mean of what was seen. Latency is the predicted
 one until a network has been measured whole; from then on the measured one decides.
+
+The interval of an accuracy has two sources, which are independent and add up in quadrature: the
+validation images (Wilson's interval) and the seeds. Of n seeds with mean m, the ends are
+
+    m - sqrt((m - wilson_low)^2 + w^2)  and  m + sqrt((wilson_high - m)^2 + w^2),
+    w = t(0.975, df) * s / sqrt(n),      cut to what an accuracy can be,
+
+with s the standard deviation within networks, pooled over all networks of the run that were
+trained more than once, and df its degrees of freedom. (Adding intervals like this: Zou and Donner,
+Statistics in Medicine 27, 2008.) A network that was trained once has a w too, as soon as df is 3:
+the spread is that of the others. Before that its interval is that of the images alone.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,14 +79,29 @@ def collect_entries(
         validation_images: size of the validation split; None where an evaluator has its own.
         calibration_networks: how many whole networks predicted latencies rest on.
     """
+    groups = _by_network(trials)
+    spread = seed_spread(t for group in groups for t in group)
+    return [
+        make_entry(g, measured.get(g[0].arch_id), validation_images, calibration_networks, spread)
+        for g in groups
+    ]
+
+
+def _by_network(trials: Iterable[Trial]) -> list[list[Trial]]:
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.state is State.COMPLETE:
             groups.setdefault(trial.arch_id, []).append(trial)
-    return [
-        make_entry(group, measured.get(arch_id), validation_images, calibration_networks)
-        for arch_id, group in groups.items()
-    ]
+    return list(groups.values())
+
+
+def seed_spread(trials: Iterable[Trial]) -> stats.PooledSpread | None:
+    """How far accuracies of one network lie apart from seed to seed, from all networks with more
+    than one; None where there is none."""
+    return stats.pooled_spread(
+        [t.metrics["accuracy"] for t in group if "accuracy" in t.metrics]
+        for group in _by_network(trials)
+    )
 
 
 def make_entry(
@@ -82,8 +109,13 @@ def make_entry(
     measured: Mapping[str, Any] | None,
     images: int | None,
     calibration_networks: int,
+    spread: stats.PooledSpread | None = None,
 ) -> Entry:
-    """The trainings of one network as one entry; see `collect_entries`."""
+    """The trainings of one network as one entry; see `collect_entries`.
+
+    Args:
+        spread: between seeds, from the whole run.
+    """
     first = group[0]
     metrics = {
         name: statistics.fmean(t.metrics[name] for t in group)
@@ -106,7 +138,7 @@ def make_entry(
         elif name == "accuracy":
             seen = [t.metrics[name] for t in group]
             uncertainty[name] = Uncertainty(
-                interval=accuracy_interval(seen, images),
+                interval=accuracy_interval(seen, images, spread),
                 n=len(seen),
                 split="val",
                 source="measured",
@@ -127,19 +159,34 @@ def make_entry(
     )
 
 
-def accuracy_interval(seen: Sequence[float], images: int | None) -> tuple[float, float]:
-    """The 95 % interval of an accuracy.
+MIN_DF = 3
+"""Degrees of freedom from which on the spread of others says something about a single training:
+with 1 or 2 Student's t is 12.7 or 4.3, and the interval would be wider than anything known."""
 
-    One training: Wilson's interval for the images it was judged on (it does not cover the spread
-    between seeds). Several: Student's t interval of the mean over seeds. An evaluator that is
-    asked once and does not say on how many images: no interval, both ends are the value.
+
+def accuracy_interval(
+    seen: Sequence[float], images: int | None, spread: stats.PooledSpread | None = None
+) -> tuple[float, float]:
+    """The 95 % interval of an accuracy; see the module.
+
+    Of an evaluator that does not say on how many images it judged, seeds are the only source; with
+    neither both ends are the value.
+
+    Args:
+        seen: by seed.
+        images: of the validation split.
+        spread: between seeds, pooled over the run; None: of `seen` alone.
     """
     mean = statistics.fmean(seen)
-    if len(seen) > 1:
-        return stats.t_interval(seen)
+    spread = spread or stats.pooled_spread([seen])
+    by_seeds = 0.0
+    if spread is not None and (len(seen) > 1 or spread.df >= MIN_DF):
+        by_seeds = spread.half_width(len(seen))
     if images is None or not 0 <= mean <= 1:
-        return mean, mean
-    return stats.wilson_interval(round(mean * images), images)
+        return mean - by_seeds, mean + by_seeds
+    low, high = stats.wilson_interval(mean * images, images)
+    low, high = mean - math.hypot(mean - low, by_seeds), mean + math.hypot(high - mean, by_seeds)
+    return max(0.0, low), min(1.0, high)
 
 
 def front_entries(entries: Sequence[Entry], objectives: Objectives) -> list[Entry]:
@@ -188,8 +235,15 @@ def front_json(
     reference_point: Mapping[str, float],
     counts: Mapping[str, int],
     references: Sequence[Mapping[str, Any]] = (),
+    avoided: Mapping[str, int] | None = None,
+    spread: stats.PooledSpread | None = None,
 ) -> dict[str, Any]:
-    """The object that `front.json` holds and `nasctl front --json` prints."""
+    """The object that `front.json` holds and `nasctl front --json` prints.
+
+    Args:
+        avoided: trainings that were not done, by reason.
+        spread: of the accuracy between seeds.
+    """
     members = front_entries(entries, objectives)
     return {
         "objectives": dict(objectives),
@@ -198,18 +252,24 @@ def front_json(
             [e.decisive for e in members], objectives, reference_point
         ),
         "trials": dict(counts),
+        "trainings_avoided": dict(avoided or {}),
+        "seed_spread": {"accuracy": asdict(spread)} if spread is not None else {},
         "members": [e.to_json() for e in members],
         "references": list(references),
     }
 
 
 class FrontSoFar:
-    """The front of the trials added so far, by the values of the search; cheap to extend."""
+    """The front of the trials added so far, by the values of the search; cheap to extend.
+
+    A network with several seeds counts with its means, so a repeat may also make the hypervolume
+    smaller: the first value was a lucky one.
+    """
 
     def __init__(self, objectives: Objectives, reference_point: Mapping[str, float]) -> None:
         self._objectives = objectives
-        self._reference_point = reference_point
-        self._points: list[Mapping[str, float]] = []
+        self._front = pareto.RunningFront(objectives, reference_point)
+        self._seen: dict[str, list[Trial]] = {}
 
     def add(self, trial: Trial) -> bool:
         """Counts a trial in; False if it has no result to count."""
@@ -217,22 +277,25 @@ class FrontSoFar:
             m not in trial.metrics for m in self._objectives
         ):
             return False
-        points = [*self._points, trial.metrics]
-        self._points = [points[i] for i in pareto.front(points, self._objectives)]
+        group = self._seen.setdefault(trial.arch_id, [])
+        group.append(trial)
+        means = {m: statistics.fmean(t.metrics[m] for t in group) for m in self._objectives}
+        self._front.put(trial.arch_id, means)
         return True
 
     @property
     def size(self) -> int:
-        return len(self._points)
+        return self._front.size
 
     @property
     def hypervolume(self) -> float:
-        return pareto.hypervolume(self._points, self._objectives, self._reference_point)
+        return self._front.hypervolume
 
 
 def hypervolume_history(
     trials: Sequence[Trial], objectives: Objectives, reference_point: Mapping[str, float]
 ) -> list[tuple[int, float]]:
-    """(trial number, hypervolume of all COMPLETE trials up to it), by the values of the search."""
+    """(trial number, hypervolume of all COMPLETE trials up to it), by the values of the search; it
+    falls where a repeat corrects a lucky value."""
     front = FrontSoFar(objectives, reference_point)
     return [(trial.number, front.hypervolume) for trial in trials if front.add(trial)]

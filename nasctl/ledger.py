@@ -6,77 +6,47 @@ Everything else (Ray's directory, the Optuna study, MLflow) is rebuilt from here
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import functools
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nasctl import ledger_schema
 from nasctl.arch import Architecture, Block, Cost
 from nasctl.errors import EnvironmentProblemError
 from nasctl.fields import canonical_json
+from nasctl.files import replacing
+from nasctl.ledger_commits import LEFT_UNTOUCHED, Commits, explained
 from nasctl.trial import Evaluation, Rejection, State, Trial
 
-
-class RunLock:
-    """One driver per run: an flock that the kernel releases whatever happens to the holder.
-
-    Raises:
-        EnvironmentProblemError: another process holds it; the message names its pid.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._file: IO[str] | None = None
-        path = directory / ".lock"
-        try:
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held until release()
-        except OSError as error:
-            raise EnvironmentProblemError(f"{path}: cannot lock the run: {error}") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            file.close()
-            raise EnvironmentProblemError(
-                f"{directory}: this run is being driven by another process (pid {holder}); wait "
-                "for it, stop it, or choose another name=..."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._file = file
-
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.Error as error:
-        text = str(error)
-        hint = ""
-        if "full" in text or "I/O" in text:
-            hint = "; free some space and run the same command again, nothing finished is lost"
-        elif "malformed" in text or "not a database" in text:
-            hint = "; the file was left untouched, restore a copy, or search anew with --fresh"
-        raise EnvironmentProblemError(f"{path}: {text}{hint}") from error
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def _prefix(number: int) -> str:
     """Of the tables that a training with this number is in."""
     return "reference_" if number < 0 else ""
+
+
+def _decoding(read: Callable[Concatenate[Ledger, P], T]) -> Callable[Concatenate[Ledger, P], T]:
+    """What is not as we have written it (somebody else did) is damage of the file, in one line."""
+
+    @functools.wraps(read)
+    def decode(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(self, *args, **kwargs)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise EnvironmentProblemError(
+                f"{self.path}: a row cannot be read ({text}); {LEFT_UNTOUCHED}"
+            ) from error
+
+    return decode
 
 
 class Ledger:
@@ -100,8 +70,10 @@ class Ledger:
         self._architectures: dict[str, Architecture] = {}
         if readonly and not path.exists():
             raise EnvironmentProblemError(f"{path}: no such ledger")
-        with _explained(path):
+        with explained(path):
             mode = "ro" if readonly else "rwc"
+            if readonly and _is_archived(path):
+                mode += "&immutable=1"
             self._db = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={mode}",
                 uri=True,
@@ -109,6 +81,7 @@ class Ledger:
                 check_same_thread=False,
                 timeout=10,
             )
+            self._commits = Commits(self._db, path, on_rollback=self._architectures.clear)
             if not readonly:
                 self._prepare()
             else:
@@ -141,25 +114,49 @@ class Ledger:
     def close(self) -> None:
         self._db.close()
 
-    def _is_open(self) -> bool:
-        return self._db.in_transaction
+    @_decoding
+    def damage(self) -> list[str]:
+        """What is wrong with the file, one line each: its pages, its references, and networks that
+        are stored under another name than their own."""
+        with explained(self.path):
+            pages = self._db.execute("PRAGMA integrity_check(5)").fetchall()
+            dangling = self._db.execute("PRAGMA foreign_key_check").fetchall()
+            stored = self._db.execute("SELECT * FROM architectures").fetchall()
+        found = [f"{self.path.name}: {text}" for (text,) in pages if text != "ok"]
+        found += [
+            f"a row of {table} refers to one of {other} that is not there"
+            for table, _, other, _ in dangling
+        ]
+        for arch_id, data in stored:
+            name = Architecture.from_json(json.loads(data), self._block_types).id
+            if name != arch_id:
+                found.append(f"network {arch_id} is stored as another one, {name}")
+        return found
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All writes inside become durable together, or not at all."""
-        with _explained(self.path):
-            if self._is_open():
-                yield
-                return
-            self._db.execute("BEGIN IMMEDIATE")
+    def copy_to(self, path: Path) -> None:
+        """Replaces `path` by a copy of what is durable now.
+
+        Raises:
+            EnvironmentProblemError: it cannot be written; an older copy stays as it was.
+        """
+        with replacing(path) as temporary, explained(path):
+            copy = sqlite3.connect(temporary)
             try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._architectures.clear()  # some of them may just have been rolled back
-                if self._is_open():
-                    self._db.execute("ROLLBACK")
-                raise
+                self._db.backup(copy)
+            finally:
+                copy.close()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All writes inside become durable together, or not at all."""
+        return self._commits
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Inside, calls that follow each other fast become durable in groups; see `Commits`."""
+        return self._commits.grouped()
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Calls `call` once everything written so far is durable: now, if it is. In order."""
+        self._commits.after_commit(call)
 
     # -- settings of the run ------------------------------------------------------------------
 
@@ -171,8 +168,9 @@ class Ledger:
                 [(k, canonical_json(v)) for k, v in values.items()],
             )
 
+    @_decoding
     def meta(self, key: str, default: Any = None) -> Any:
-        with _explained(self.path):
+        with explained(self.path):
             row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return default if row is None else json.loads(row[0])
 
@@ -184,8 +182,9 @@ class Ledger:
                 (time.time(), kind, canonical_json(data)),
             )
 
+    @_decoding
     def events(self) -> list[tuple[float, str, dict[str, Any]]]:
-        with _explained(self.path):
+        with explained(self.path):
             rows = self._db.execute("SELECT at, kind, data FROM events ORDER BY seq").fetchall()
         return [(at, kind, json.loads(data)) for at, kind, data in rows]
 
@@ -202,14 +201,27 @@ class Ledger:
     def put_trial(self, trial: Trial) -> None:
         """Inserts or replaces the row of a trial (not its evaluations); of a reference network
         where the number is negative, in a table of their own."""
+        table = f"{_prefix(trial.number)}trials"
+        metrics = canonical_json(dict(trial.metrics))
         with self.transaction():
+            replaced = self._db.execute(
+                f"UPDATE {table} SET state=?, attempts=?, metrics=?, error=?, started_at=?, "
+                "seconds=? WHERE number=?",
+                (
+                    trial.state.value,
+                    trial.attempts,
+                    metrics,
+                    trial.error,
+                    trial.started_at,
+                    trial.seconds,
+                    trial.number,
+                ),
+            )
+            if replaced.rowcount:
+                return
             self._add_architecture(trial.architecture)
             self._db.execute(
-                f"INSERT INTO {_prefix(trial.number)}trials "
-                "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (number) "
-                "DO UPDATE SET state=excluded.state, attempts=excluded.attempts, "
-                "metrics=excluded.metrics, error=excluded.error, "
-                "started_at=excluded.started_at, seconds=excluded.seconds",
+                f"INSERT INTO {table} VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     trial.number,
                     trial.arch_id,
@@ -220,7 +232,7 @@ class Ledger:
                     canonical_json(trial.choices),
                     canonical_json(dict(trial.cost)),
                     canonical_json(dict(trial.cost_intervals)),
-                    canonical_json(dict(trial.metrics)),
+                    metrics,
                     trial.error,
                     canonical_json(dict(trial.sampler_state)),
                     trial.started_at,
@@ -236,23 +248,28 @@ class Ledger:
                 (number, evaluation.epoch, canonical_json(dict(evaluation.metrics))),
             )
 
-    def clear_evaluations(self, number: int) -> None:
-        """Forgets the epochs of an attempt that was lost."""
+    def clear_evaluations(self, number: int, *, since: int = 0) -> None:
+        """Forgets the epochs of an attempt that was lost, from `since` on."""
         with self.transaction():
-            self._db.execute(f"DELETE FROM {_prefix(number)}evaluations WHERE number=?", (number,))
+            self._db.execute(
+                f"DELETE FROM {_prefix(number)}evaluations WHERE number=? AND epoch>=?",
+                (number, since),
+            )
 
+    @_decoding
     def trials(self) -> list[Trial]:
         """Every trial in order of its number, with its evaluations."""
         return self._trials_of("")
 
+    @_decoding
     def references(self) -> list[Trial]:
         """The reference networks in the order of the configuration, likewise."""
         return self._trials_of("reference_")[::-1] if self._has_references else []
 
     def _trials_of(self, prefix: str) -> list[Trial]:
-        with _explained(self.path):
+        with explained(self.path):
             # One snapshot for both tables: the driver may be writing.
-            self._db.execute("BEGIN")
+            self._db.execute("SAVEPOINT reading")
             try:
                 rows = self._db.execute(f"SELECT * FROM {prefix}trials ORDER BY number").fetchall()
                 epochs = self._db.execute(
@@ -260,7 +277,7 @@ class Ledger:
                 ).fetchall()
                 self._load_architectures()
             finally:
-                self._db.execute("COMMIT")
+                self._db.execute("RELEASE reading")
         evaluations: dict[int, list[Evaluation]] = {}
         for number, epoch, metrics in epochs:
             evaluations.setdefault(number, []).append(
@@ -317,9 +334,10 @@ class Ledger:
                     ),
                 )
 
+    @_decoding
     def rejections(self) -> list[Rejection]:
         """Every rejected candidate in the order in which it was proposed."""
-        with _explained(self.path):
+        with explained(self.path):
             self._load_architectures()
             rows = self._db.execute(
                 "SELECT before, arch_id, choices, cost, violations, reason, attempt, "
@@ -341,7 +359,7 @@ class Ledger:
         ]
 
     def count_rejections(self) -> int:
-        with _explained(self.path):
+        with explained(self.path):
             return int(self._db.execute("SELECT count(*) FROM rejections").fetchone()[0])
 
     # -- whole-network measurements -----------------------------------------------------------
@@ -354,7 +372,14 @@ class Ledger:
                 [(k, canonical_json(dict(v))) for k, v in measured.items()],
             )
 
+    @_decoding
     def measurements(self) -> dict[str, dict[str, Any]]:
-        with _explained(self.path):
+        with explained(self.path):
             rows = self._db.execute("SELECT arch_id, data FROM measurements").fetchall()
         return {arch_id: json.loads(data) for arch_id, data in rows}
+
+
+def _is_archived(path: Path) -> bool:
+    """In a folder that cannot be written to: SQLite then reads only what is promised to stay."""
+    wal = path.with_name(path.name + "-wal")
+    return not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)

@@ -7,7 +7,7 @@ dominates another if it is nowhere worse and somewhere better.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,23 @@ def _is_dominated(costs: Costs, by: Costs) -> npt.NDArray[np.bool_]:
 def front(points: Sequence[Point], objectives: Objectives) -> list[int]:
     """Indices of the non-dominated points, in order; of equal points all are kept."""
     costs = _costs(points, objectives)
-    return [int(i) for i in np.flatnonzero(~_is_dominated(costs, costs))]
+    return [int(i) for i in np.sort(_undominated(costs))]
+
+
+def _undominated(costs: Costs) -> npt.NDArray[np.intp]:
+    """The rows that no other row dominates: n comparisons with the front, not with each other.
+
+    In lexicographic order what dominates a row comes before it. (moocore has it in n log n, but
+    version 0.3 crashes on infinities.)
+    """
+    order = np.lexsort(costs.T[::-1])
+    members = order[:0]
+    for start in range(0, len(order), _CHUNK):
+        rows = order[start : start + _CHUNK]
+        rows = rows[~_is_dominated(costs[rows], costs[members])]
+        rows = rows[~_is_dominated(costs[rows], costs[rows])]
+        members = np.concatenate([members, rows])
+    return members
 
 
 def ranks(points: Sequence[Point], objectives: Objectives) -> list[int]:
@@ -95,10 +111,16 @@ def hypervolume(points: Sequence[Point], objectives: Objectives, reference_point
     """
     reference = _reference(reference_point, objectives)
     costs = _costs(points, objectives)
-    return _volume(costs[(costs < reference).all(axis=1)], reference)
+    return volume(costs[(costs < reference).all(axis=1)], reference)
 
 
-def _volume(costs: Costs, reference: Costs) -> float:
+def volume(costs: Costs, reference: Costs) -> float:
+    """The volume between points that are all below the reference and it; everything minimised.
+
+    Args:
+        costs: (points, objectives).
+        reference: (objectives,).
+    """
     if not len(costs):
         return 0.0
     if costs.shape[1] == 1:
@@ -108,22 +130,75 @@ def _volume(costs: Costs, reference: Costs) -> float:
     return float(moocore.hypervolume(costs, ref=reference))
 
 
+class RunningFront:
+    """A front whose points come one by one and may move, as means do when they are corrected.
+
+    A point costs one comparison with the front, and one of everything with the front where a member
+    became worse: what it had dominated may come back.
+
+    Args:
+        objectives: metric to direction.
+        reference_point: of the hypervolume.
+    """
+
+    def __init__(self, objectives: Objectives, reference_point: Point) -> None:
+        self._objectives = objectives
+        self._reference = _reference(reference_point, objectives)
+        self._costs = np.empty((16, len(objectives)))  # grows by doubling
+        self._rows: dict[Hashable, int] = {}
+        self._members = np.empty(0, dtype=np.intp)  # rows
+        self._hypervolume: float | None = 0.0
+
+    def put(self, key: Hashable, point: Point) -> None:
+        """Adds the point of `key`, or moves it there.
+
+        Raises:
+            ValueError: a value is not a number.
+        """
+        cost = _costs([point], self._objectives)
+        row = self._rows.setdefault(key, len(self._rows))
+        if row == len(self._costs):
+            self._costs = np.vstack([self._costs, np.empty_like(self._costs)])
+        others = self._members[self._members != row]
+        was_member = len(others) < len(self._members)
+        became_worse = was_member and not (cost <= self._costs[row]).all()
+        self._costs[row] = cost
+        if became_worse:
+            rows = np.arange(len(self._rows))
+            rows = rows[~_is_dominated(self._costs[rows], self._costs[self._members])]  # few
+            self._members = rows[~_is_dominated(self._costs[rows], self._costs[rows])]
+        elif not was_member and _is_dominated(cost, self._costs[others])[0]:
+            return
+        else:
+            self._members = np.append(others[~_is_dominated(self._costs[others], cost)], row)
+        self._hypervolume = None
+
+    @property
+    def size(self) -> int:
+        """How many points are on the front; of equal ones all are."""
+        return len(self._members)
+
+    @property
+    def hypervolume(self) -> float:
+        """See `hypervolume`; remembered until the front changes."""
+        if self._hypervolume is None:
+            costs = self._costs[self._members]
+            self._hypervolume = volume(
+                costs[(costs < self._reference).all(axis=1)], self._reference
+            )
+        return self._hypervolume
+
+
 def hypervolume_history(
     points: Iterable[Point | None], objectives: Objectives, reference_point: Point
 ) -> list[float]:
     """The hypervolume of the first 1, 2, ... points; None (no result) adds nothing."""
-    reference = _reference(reference_point, objectives)
-    members = np.empty((0, len(objectives)))
-    volume = 0.0
+    running = RunningFront(objectives, reference_point)
     history = []
-    for point in points:
+    for number, point in enumerate(points):
         if point is not None:
-            cost = _costs([point], objectives)
-            covered = (members <= cost).all(axis=1).any()
-            if (cost < reference).all() and not covered:
-                members = np.vstack([members[~(cost <= members).all(axis=1)], cost])
-                volume = _volume(members, reference)
-        history.append(volume)
+            running.put(number, point)
+        history.append(running.hypervolume)
     return history
 
 

@@ -20,8 +20,9 @@ from nasctl.train import TRAINERS
 from search_spaces.blocks import BLOCKS
 
 _KINDS = ("BLOCKS", "FAMILIES", "DATASETS", "TRAINERS", "EVALUATORS")
-PACKAGED_EVALUATORS = ("train",)
-"""`evaluator=train` trains the candidate on the data; it is a flow, not a registry entry."""
+PACKAGED_EVALUATORS = ("train", "table", "replay")
+"""What candidates are judged by without a plugin: training on the data, the results of
+`space.family=table`, those of an earlier run. Flows, no registry entries."""
 
 
 @dataclass(frozen=True, kw_only=True)

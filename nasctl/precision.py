@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,20 @@ def bf16_pays(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     ask = getattr(torch.cpu, "get_capabilities", None)  # older torch cannot tell: float32
     return device.type == "cpu" and ask is not None and bool(ask().get("amx_bf16"))
+
+
+def effective(amp: str, *, may_use_gpu: bool) -> Literal["bfloat16", "float32"]:
+    """What a recipe's `amp` comes to on this machine, for the record.
+
+    Args:
+        amp: `auto`, `bf16` or `off`.
+        may_use_gpu: whether trainings are given a GPU, where there is one.
+    """
+    import torch
+
+    on_gpu = may_use_gpu and torch.cuda.is_available()
+    pays = amp == "auto" and bf16_pays(torch.device("cuda" if on_gpu else "cpu"))
+    return "bfloat16" if amp == "bf16" or pays else "float32"
 
 
 def slow_convolutions_in_float32() -> contextlib.AbstractContextManager[object]:

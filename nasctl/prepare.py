@@ -18,10 +18,12 @@ from nasctl.candidates import Priced
 from nasctl.data import Dataset, declared_shape
 from nasctl.environment import cache_directory
 from nasctl.errors import ConfigError, NothingFeasibleError, SpecError, unknown
-from nasctl.evaluate import EvaluatorJob, TrainingJob
+from nasctl.evaluate import CHECKPOINTS, TrainingJob
+from nasctl.halving import objective_problems
 from nasctl.latency import LatencySettings, LatencyTable, extend_table, measure_table
 from nasctl.plugins import PACKAGED_EVALUATORS, Registry, call_factory
 from nasctl.references import ReferenceNetwork, load_references
+from nasctl.replay import Recording, load_recording, replayed_family
 from nasctl.space import Family
 from nasctl.trial import EXACT_METRICS, Objectives
 
@@ -43,6 +45,7 @@ class Problem:
         dataset: None where a plugin's evaluator replaces data and training.
         family_options: as given to the family, to build it again in a worker.
         references: networks of the literature that are trained to compare with.
+        recording: the run that is replayed, if one is.
     """
 
     family: Family
@@ -50,6 +53,14 @@ class Problem:
     family_options: Mapping[str, Any]
     dataset: Dataset | None
     references: tuple[ReferenceNetwork, ...] = ()
+    recording: Recording | None = None
+
+    @property
+    def validation_images(self) -> int | None:
+        """What accuracies are judged on; None where an evaluator does not say."""
+        if self.recording is not None:
+            return self.recording.validation_images
+        return len(self.dataset.val_labels) if self.dataset is not None else None
 
     @property
     def has_modules(self) -> bool:
@@ -102,7 +113,7 @@ def load_problem(
     if config.evaluator == "train" or needs_shape:
         load = registry.lookup("datasets", "data.name", config.data.name)
         declared = None
-        if allow_no_data:
+        if allow_no_data or config.evaluator == "replay":
             declared = declared_shape(config.data.name, config.data.options)
         if declared is None:
             loaded = call_factory(load, config.data.options, key="data")
@@ -127,39 +138,46 @@ def load_problem(
         family_options={**{k: v for k, v in extras.items() if k not in options}, **options},
         dataset=dataset,
     )
+    if config.evaluator == "replay":
+        return _replayed(config, problem, registry)
+    return _compared(config, problem, extras)
+
+
+def _replayed(config: SearchConfig, problem: Problem, registry: Registry) -> Problem:
+    assert config.replay.run is not None, "the configuration was checked"
+    found = load_recording(config.replay.run, registry.blocks, config.model_dump(mode="json"))
+    family = replayed_family(problem.family, found)
+    return dataclasses.replace(problem, family=family, recording=found)
+
+
+def _compared(config: SearchConfig, problem: Problem, data: Mapping[str, Any]) -> Problem:
+    """With the reference networks, on `input_shape` and `num_classes` of the data."""
     if not config.reference:
         return problem
-    assert extras, "the configuration was checked: it trains"
-    return dataclasses.replace(problem, references=_references(config, problem, **extras))
-
-
-def _references(
-    config: SearchConfig, problem: Problem, *, input_shape: Shape, num_classes: int
-) -> tuple[ReferenceNetwork, ...]:
     # Their accuracies and costs have to mean the same as those of the candidates.
     if problem.family.cost is not None or not problem.has_modules:
         raise ConfigError(
             f"reference: the networks of space.family={config.space.family} have costs of their "
             "own, which a published network does not have; use []"
         )
-    return load_references(
-        [(entry.name, entry.width) for entry in config.reference],
-        input_shape=input_shape,
-        num_classes=num_classes,
-    )
+    entries = [(entry.name, entry.width) for entry in config.reference]
+    return dataclasses.replace(problem, references=load_references(entries, **data))
 
 
 def training_job(
-    config: SearchConfig, problem: Problem, registry: Registry, *, weights: Path | None
+    config: SearchConfig, problem: Problem, registry: Registry, directory: Path | None
 ) -> TrainingJob:
-    """Trains by the recipe on the data; keeps weights in a folder, or does not."""
+    """Trains by the recipe on the data; keeps weights and checkpoints in a run's folder, if any."""
     assert problem.dataset is not None, "there is no data to train on"
     own_build = problem.family.build is not None
     return TrainingJob(
         recipe=config.recipe.to_recipe(),
         plugins=tuple(registry.sources),
         family=(problem.family_name, problem.family_options) if own_build else None,
-        weights=None if weights is None else str(weights.absolute()),
+        weights=None if directory is None else str(directory.absolute() / "weights"),
+        cooldown=config.fidelity.cooldown,
+        checkpoints=None if directory is None else str(directory.absolute() / CHECKPOINTS),
+        checkpoint_s=config.fidelity.checkpoint_s,
         dataset=problem.dataset.without_test(),
     )
 
@@ -167,15 +185,6 @@ def training_job(
 def latency_settings(config: SearchConfig) -> LatencySettings:
     """How latency is measured, from the configuration."""
     return LatencySettings(**config.latency.model_dump(exclude={"name"}))
-
-
-def make_job(
-    config: SearchConfig, problem: Problem, registry: Registry, weights: Path
-) -> TrainingJob | EvaluatorJob:
-    """What the workers of a search run."""
-    if problem.dataset is None:
-        return EvaluatorJob(evaluator=config.evaluator, plugins=tuple(registry.sources))
-    return training_job(config, problem, registry, weights=weights)
 
 
 def cost_metrics(config: SearchConfig, problem: Problem) -> tuple[str, ...]:
@@ -347,6 +356,8 @@ def check_metrics(config: SearchConfig, problem: Problem) -> None:
     problems += [
         f"constraints: {_unknown_metric(m, costs, config)}" for m in config.bounds if m not in costs
     ]
+    if config.fidelity.name == "halving":
+        problems += objective_problems(config.objectives, costs)
     if problems:
         raise ConfigError(problems)
 
@@ -364,8 +375,11 @@ def resolve_reference_point(
     costs: Iterable[Cost],
 ) -> dict[str, float]:
     """The point that hypervolume is measured from: what is given, else accuracy 0 and each cost
-    its constraint or 1.1 x the maximum of the sample."""
-    return pareto.default_reference(objectives, constraints, list(costs), given)
+    its constraint or 1.1 x the maximum of the sample. ConfigError for what cannot be derived."""
+    try:
+        return pareto.default_reference(objectives, constraints, list(costs), given)
+    except ValueError as error:  # of what is no cost, and is not known before training
+        raise ConfigError(f"{error}; or is the objective too much?") from None
 
 
 def price_sample(

@@ -6,7 +6,6 @@ thread of rich, whatever the number of events, so that it costs the trainings no
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from nasctl.errors import ConfigError, unknown
-from nasctl.progress_board import Board, Ended, Running, result_text
+from nasctl.progress_board import Ended, Running, result_text
+from nasctl.progress_plain import FRACTION, NoProgress, PlainProgress, Shown
 from nasctl.report import text
 from nasctl.terminal import front_picture, front_table, print_front
 from nasctl.trial import Evaluation, State, Trial
@@ -39,7 +39,6 @@ __all__ = [
 Mode = Literal["auto", "live", "plain", "none"]
 MODES: tuple[Mode, ...] = ("auto", "live", "plain", "none")
 
-_FRACTION = re.compile(r"(\d+)\s*/\s*(\d+)")
 _REFRESH_PER_SECOND = 1
 
 
@@ -101,109 +100,7 @@ def make_progress(mode: str = "auto", console: Console | None = None) -> Progres
     return PlainProgress(console)
 
 
-class NoProgress:
-    """Shows nothing but warnings, which go to standard error."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
-    def phase(self, text: str) -> None: ...
-    def started(self, total: int, trials: Iterable[Trial]) -> None: ...
-    def trial_started(self, trial: Trial) -> None: ...
-    def epoch(self, trial: Trial, evaluation: Evaluation) -> None: ...
-    def trial_ended(self, trial: Trial) -> None: ...
-    def rejected(self, count: int) -> None: ...
-    def front(self, size: int, hypervolume: float) -> None: ...
-    def finished(self, summary: str) -> None: ...
-
-    def warning(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-class _Shown(NoProgress):
-    """What both displays share: a console and the board."""
-
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
-        self._board = Board(clock)
-
-    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
-        self._board.epoch(trial, evaluation)
-
-    def trial_started(self, trial: Trial) -> None:
-        self._board.trial_started(trial)
-
-    def trial_ended(self, trial: Trial) -> None:
-        self._board.trial_ended(trial)
-
-    def rejected(self, count: int) -> None:
-        self._board.rejected = count
-
-    def front(self, size: int, hypervolume: float) -> None:
-        self._board.set_front(size, hypervolume)
-
-    def _line(self, line: str, style: str = "") -> None:
-        """One line, as it is: no markup, no wrapping, no shortening."""
-        self._console.print(line, style=style, markup=False, soft_wrap=True)
-
-    def warning(self, text: str) -> None:
-        self._line(f"warning: {text}", "yellow")
-
-
-class PlainProgress(_Shown):
-    """One line per phase and per finished trial, without any control codes."""
-
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(console, clock)
-        self._last_phase = ""
-
-    def phase(self, text: str) -> None:
-        what = _FRACTION.sub("", text).strip()
-        if what != self._last_phase:
-            self._last_phase = what
-            self._line(text)
-
-    def started(self, total: int, trials: Iterable[Trial]) -> None:
-        self._board.started(total, trials)
-        there = f", {self._board.ended} of them finished before" if self._board.ended else ""
-        self._line(f"searching: {text.plural(total, 'trial')}{there}")
-
-    def trial_ended(self, trial: Trial) -> None:
-        ended = self._board.trial_ended(trial)
-        if ended is None:
-            return
-        board = self._board
-        width = len(str(board.total))
-        count = f"{board.ended:>{width}}/{board.total}"
-        parts = [
-            f"[{'reference' if trial.is_reference else count}] {trial.state.value:<8}",
-            f"{trial.label} {trial.arch_id}",
-            result_text(trial),
-        ]
-        if trial.seconds:
-            parts.append(f"in {text.duration(trial.seconds)}")
-        if board.front is not None and not trial.is_reference:
-            size, hypervolume = board.front
-            parts.append(f"front {size}{'+' if ended.joined_front else ''}")
-            parts.append(f"hypervolume {text.significant(hypervolume, 4)}")
-        left = board.seconds_left()
-        if left is not None and left >= 1:
-            parts.append(f"{text.duration(left)} left")
-        self._line("  ".join(parts))
-
-    def finished(self, summary: str) -> None:
-        self._line(summary)
-
-
-class LiveProgress(_Shown):
+class LiveProgress(Shown):
     """One table at the foot of the terminal; it leaves a single line behind."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -262,7 +159,7 @@ class LiveProgress(_Shown):
         if board.total:
             parts += [self._bar(board.ended, board.total, self._time_left()), "", self._figures()]
         if board.phase:
-            found = _FRACTION.search(board.phase)
+            found = FRACTION.search(board.phase)
             if found and int(found[2]) > 0:
                 parts += ["", f"[cyan]{_escaped(board.phase)}[/]"]
                 parts.append(self._bar(min(int(found[1]), int(found[2])), int(found[2]), ""))

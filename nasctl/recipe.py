@@ -8,6 +8,8 @@ from typing import Literal
 from nasctl.arch import Scalar
 from nasctl.fields import normal_number
 
+Schedule = Literal["onecycle", "cosine", "wsd"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -20,8 +22,10 @@ class Recipe:
         epochs: passes over the training split.
         batch_size: images per step.
         lr: peak learning rate, for `batch_size` images.
-        schedule: `onecycle` (linear warm-up over `warmup`, then cosine to ~0) or `cosine`.
+        schedule: `onecycle` (linear warm-up over `warmup`, then cosine to ~0), `cosine`, or `wsd`
+            (warm-up, stable, then a decay to ~0 over `decay`), which can be cut short anywhere.
         warmup: fraction of all steps spent warming up.
+        decay: fraction of all steps at the end over which `wsd` decays; others decay throughout.
         momentum: Nesterov momentum of SGD.
         weight_decay: L2 on weights of rank 2 and more, not on norms and biases.
         label_smoothing: in [0, 1).
@@ -38,8 +42,9 @@ class Recipe:
     epochs: int = 3
     batch_size: int = 64
     lr: float = 0.4
-    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    schedule: Schedule = "onecycle"
     warmup: float = 0.25
+    decay: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1

@@ -9,7 +9,16 @@ from typing import Any
 
 from nasctl.errors import EnvironmentProblemError, nearest
 from nasctl.evaluate import weights_name
-from nasctl.front import Entry, collect_entries, count_states, front_json, hypervolume_history
+from nasctl.fidelity import HalvingSettings
+from nasctl.front import (
+    Entry,
+    collect_entries,
+    count_states,
+    front_json,
+    hypervolume_history,
+    seed_spread,
+)
+from nasctl.halving_report import halving_json
 from nasctl.ledger import Ledger
 from nasctl.references import references_json
 from nasctl.trial import Objectives, Rejection, Trial
@@ -49,6 +58,7 @@ class _Content:
     references: list[Trial]
     rejections: list[Rejection]
     measurements: dict[str, Any]
+    events: list[tuple[float, str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -68,12 +78,17 @@ class RunRecords:
     def _content(self) -> _Content:
         ledger = Ledger(self.directory / LEDGER, BLOCKS, readonly=True)
         try:
+            meta = {k: ledger.meta(k) for k in _META}
+            wrong = [k for k in _MAPPINGS if not isinstance(meta[k], dict | None)]
+            if wrong:
+                raise EnvironmentProblemError(f"{ledger.path}: damaged: {wrong[0]} is no mapping")
             return _Content(
-                meta={k: ledger.meta(k) for k in _META},
+                meta=meta,
                 trials=ledger.trials(),
                 references=ledger.references(),
                 rejections=ledger.rejections(),
                 measurements=ledger.measurements(),
+                events=ledger.events(),
             )
         finally:
             ledger.close()
@@ -109,7 +124,13 @@ class RunRecords:
 
     @property
     def objectives(self) -> Objectives:
-        return dict(self.config.get("objectives") or {})
+        found = self.config.get("objectives")
+        if not isinstance(found, dict) or not found:
+            raise EnvironmentProblemError(
+                f"{self.directory / LEDGER}: it does not say what was searched for: its search was "
+                "cut short at once, or the file is damaged"
+            )
+        return dict(found)
 
     @property
     def reference_point(self) -> dict[str, float]:
@@ -139,6 +160,15 @@ class RunRecords:
         return len(self.rejections())
 
     @property
+    def trainings_avoided(self) -> dict[str, int]:
+        """Proposals that were not trained: `rejected` for a constraint that they break, and
+        `duplicates` of networks that were known already and replaced by others."""
+        return {
+            "rejected": sum(bool(r.violations) for r in self.rejections()),
+            "duplicates": int(self.meta("duplicates") or 0),
+        }
+
+    @property
     def measurements(self) -> dict[str, Any]:
         return self._content.measurements
 
@@ -165,11 +195,13 @@ class RunRecords:
     @functools.cached_property
     def front(self) -> dict[str, Any]:
         """The object of `front.json`, computed from the ledger."""
-        return front_json(
+        front = front_json(
             self.entries,
             objectives=self.objectives,
             reference_point=self.reference_point,
             counts=count_states(self.trials(), self.rejected_count),
+            avoided=self.trainings_avoided,
+            spread=seed_spread(self.trials()),
             references=references_json(
                 self.references(),
                 self.entries,
@@ -180,20 +212,48 @@ class RunRecords:
                 calibration_networks=self._calibration_networks,
             ),
         )
+        fidelity = self.config.get("fidelity") or {}
+        if fidelity.get("name") == "halving":
+            front["halving"] = halving_json(
+                HalvingSettings.of(fidelity),
+                objectives=self.objectives,
+                reference_point=self.reference_point,
+                epochs=self.config["recipe"]["epochs"],
+                trials=self.trials(),
+                events=self._content.events,
+                front_ids={m["arch_id"] for m in front["members"]},
+            )
+        return front
 
-    def front_ids(self) -> set[str]:
-        return {m["arch_id"] for m in self.front["members"]}
+    def front_ids(self) -> frozenset[str]:
+        return self._front_ids
+
+    @functools.cached_property
+    def _front_ids(self) -> frozenset[str]:
+        return frozenset(m["arch_id"] for m in self.front["members"])
 
     def hypervolume_history(self) -> list[tuple[int, float]]:
+        return self._hypervolume_history
+
+    @functools.cached_property
+    def _hypervolume_history(self) -> list[tuple[int, float]]:
         return hypervolume_history(self.trials(), self.objectives, self.reference_point)
 
     def weights(self, arch_id: str) -> Path | None:
         """The weights of the first finished training of a network, if they were kept."""
-        for trial in self.trials():
-            path = self.directory / "weights" / weights_name(arch_id, trial.seed)
-            if trial.arch_id == arch_id and path.is_file():
+        for seed in self._seeds.get(arch_id, ()):
+            path = self.directory / "weights" / weights_name(arch_id, seed)
+            if path.is_file():
                 return path
         return None
+
+    @functools.cached_property
+    def _seeds(self) -> dict[str, list[int]]:
+        """Of the trials of each network, in order."""
+        found: dict[str, list[int]] = {}
+        for trial in self.trials():
+            found.setdefault(trial.arch_id, []).append(trial.seed)
+        return found
 
     def artifacts(self) -> list[tuple[Path, str]]:
         """(file, folder in the tracking store): reports, the config, weights of front members."""
@@ -217,9 +277,16 @@ class RunRecords:
                 found.append((path, "models"))
         return found
 
+    def sealed(self) -> list[Path]:
+        """Those artifacts that nobody but the search writes: not the reports, which may be made
+        anew at any time."""
+        return [path for path, _ in self.artifacts() if not path.name.startswith("report.")]
+
 
 _META = (
     "uid",
+    "duplicates",
+    "artifacts",
     "config",
     "environment",
     "command",
@@ -233,6 +300,7 @@ _META = (
     "space_size",
     "seconds",
 )
+_MAPPINGS = ("config", "environment", "reference_point", "latency_summary", "artifacts")
 
 
 def open_records(directory: str | Path) -> RunRecords:

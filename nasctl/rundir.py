@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nasctl.arch import Block
 from nasctl.errors import ConfigError, EnvironmentProblemError
-from nasctl.files import write_text
-from nasctl.ledger import Ledger, RunLock
+from nasctl.files import cannot_be_written, sha256, write_text
+from nasctl.ledger import Ledger
+from nasctl.ledger_commits import COPY, LEFT_UNTOUCHED
 from nasctl.records import LEDGER
+from nasctl.runlock import LOCK, RunLock
 
 Differences = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
 """(stored config, new config) -> one line per difference that forbids continuing."""
@@ -58,10 +60,11 @@ def open_run(
         fresh: move an old run aside first.
 
     Raises:
-        EnvironmentProblemError: the folder is not writable, the run has a driver, or its ledger
-            is damaged.
+        EnvironmentProblemError: the folder is not writable or leads elsewhere, the run has a
+            driver, or its ledger is damaged.
         ConfigError: the run exists with another configuration.
     """
+    check_place(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,10 +77,15 @@ def open_run(
             lock.release()
             directory.mkdir()
             lock = RunLock(directory)
+        _remove_torn(directory)
         resumed = (directory / LEDGER).exists()
         ledger = Ledger(directory / LEDGER, block_types)
         try:
             stored = ledger.meta("config")
+            if not isinstance(stored, dict) and ledger.trials():
+                raise EnvironmentProblemError(
+                    f"{ledger.path}: it does not say what its trials were for; {LEFT_UNTOUCHED}"
+                )
             if stored is None:
                 resumed = False
                 ledger.set_meta(config=config, uid=uuid.uuid4().hex, created=time.time(), **meta)
@@ -92,6 +100,7 @@ def open_run(
                         ],
                         source=str(directory),
                     )
+                ledger.copy_to(directory / COPY)  # as its last driver left it
                 ledger.set_meta(config=config)
                 ledger.add_event("resumed", trials=len(ledger.trials()))
             write_text(directory / "config.yaml", config_text)
@@ -100,6 +109,50 @@ def open_run(
             ledger.close()
     finally:
         lock.release()
+
+
+def record_artifacts(run: OpenRun, files: Iterable[Path]) -> None:
+    """Notes the SHA-256 of what the run has made, for `nasctl doctor`, and copies the ledger.
+
+    Weights are written once: what was noted of them stays, so that later damage shows.
+    """
+    known: dict[str, str] = run.ledger.meta("artifacts", {})
+    found = {path.relative_to(run.directory).as_posix(): path for path in files}
+    run.ledger.set_meta(
+        artifacts={
+            name: known[name] if name in known and name.startswith("weights/") else sha256(path)
+            for name, path in found.items()
+        }
+    )
+    run.ledger.copy_to(run.directory / COPY)
+
+
+def check_place(directory: Path) -> None:
+    """Whether a run may live here; writes nothing.
+
+    Raises:
+        EnvironmentProblemError: the folder cannot be created or written to, or something in it is
+            a symbolic link that writing would follow to a place that is not the run's.
+    """
+    if (problem := cannot_be_written(directory)) is not None:
+        raise EnvironmentProblemError(
+            f"{directory}: cannot be created or written to: {problem}; choose another "
+            "output_dir=..."
+        )
+    for path in sorted(directory.glob("*")) if directory.is_dir() else ():
+        followed = not path.is_file() or path.name == LOCK or path.name.startswith(LEDGER)
+        if path.is_symlink() and followed:
+            raise EnvironmentProblemError(
+                f"{path}: a symbolic link (to {path.readlink()}); a run writes only into its own "
+                "folder: remove the link, or move the whole folder and link that"
+            )
+
+
+def _remove_torn(directory: Path) -> None:
+    """Files that a killed driver, or one of its workers, was about to write."""
+    for path in directory.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _move_aside(directory: Path) -> Path:

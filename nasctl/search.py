@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nasctl import prepare
+from nasctl import precision, prepare, running
 from nasctl.candidates import CandidateSource
 from nasctl.engine import Engine, EngineSettings, Observer
-from nasctl.environment import describe_environment
+from nasctl.environment import RUN_MARK, describe_environment
 from nasctl.errors import InterruptedSearchError, NasctlError
-from nasctl.executors import create_executor
+from nasctl.evaluate import CHECKPOINTS
 from nasctl.executors.base import Executor
+from nasctl.executors.surroundings import environ
 from nasctl.files import write_json
 from nasctl.front import (
     Entry,
@@ -25,6 +26,7 @@ from nasctl.front import (
     front_entries,
     near_front_entries,
 )
+from nasctl.halving import continued
 from nasctl.interrupt import StopRequest, handling_signals
 from nasctl.latency import measure_networks
 from nasctl.ledger import Ledger
@@ -32,8 +34,8 @@ from nasctl.plugins import Registry
 from nasctl.prepare import Pricer, Problem
 from nasctl.records import RunRecords
 from nasctl.references import reference_trials
-from nasctl.rundir import Differences, OpenRun, open_run
-from nasctl.samplers import SamplerContext, create_sampler
+from nasctl.rundir import Differences, OpenRun, open_run, record_artifacts
+from nasctl.samplers import SamplerContext, create_sampler, sampler_note
 from nasctl.space import measure_space
 from nasctl.trial import Evaluation, Trial
 
@@ -102,7 +104,7 @@ def run_search(request: SearchRequest) -> RunRecords:
         "command": request.command,
         "environment": describe_environment(),
         "plugins": dict(request.registry.sources),
-        "validation_images": len(problem.dataset.val_labels) if problem.dataset else None,
+        "validation_images": problem.validation_images,
         "status": "RUNNING",
         "seconds": 0.0,
     }
@@ -117,6 +119,8 @@ def run_search(request: SearchRequest) -> RunRecords:
             differences=request.differences,
             fresh=request.fresh,
         ) as run,
+        # What it starts can be found by this, should it ever be left behind.
+        environ({RUN_MARK: run.ledger.meta("uid")}),
     ):
         return _Search(request, problem, run, stop).run()
 
@@ -130,8 +134,10 @@ class _Search:
         self._request = request
         self._config = request.config
         self._problem = problem
+        self._run = run
         self._ledger: Ledger = run.ledger
         self._directory = run.directory
+        self._checkpoints = run.directory / CHECKPOINTS
         self._stop = stop
         self._display = request.display
         self._began = time.monotonic()
@@ -144,8 +150,8 @@ class _Search:
         tracking = self._request.track(self._directory)
         try:
             price = self._price()
-            executor = _executor(self._config)
-            engine = self._engine(price, tracking)
+            executor = running.make_executor(self._config, self._problem, self._ledger)
+            engine = self._engine(price, tracking, running.clock_of(executor))
             tracking.start()
             self._train(engine, executor)
             with tracking.paused():  # nothing else may use the machine meanwhile
@@ -197,13 +203,22 @@ class _Search:
                 [price(a).cost for a in sample],
             )
             new["space_size"] = vars(measure_space(family, seed=config.seed))
+            if self._problem.dataset is not None:
+                on_gpu = config.executor.name == "inline" or config.executor.gpus > 0
+                effective = precision.effective(config.recipe.amp, may_use_gpu=on_gpu)
+                new["environment"] = {**self._ledger.meta("environment"), "precision": effective}
         self._ledger.set_meta(**new)
         return price
 
-    def _engine(self, price: Pricer, tracking: Tracking) -> Engine:
+    def _engine(self, price: Pricer, tracking: Tracking, clock: Callable[[], float]) -> Engine:
         config = self._config
         source = CandidateSource(
-            family=self._problem.family, price=price, constraints=config.bounds, seed=config.seed
+            family=self._problem.family,
+            price=price,
+            constraints=config.bounds,
+            seed=config.seed,
+            max_seeds=config.search.max_seeds,
+            repeat_duplicates=config.search.duplicates == "repeat",
         )
         self._front = FrontSoFar(config.objectives, self._ledger.meta("reference_point"))
         for trial in self._ledger.trials():
@@ -213,7 +228,13 @@ class _Search:
             directions=tuple(config.objectives.values()),
             seed=config.seed,
             trials=config.trials,
+            objectives=tuple(config.objectives),
+            reference_point=self._ledger.meta("reference_point"),
+            price=source.known,
+            max_seeds=config.search.max_seeds,
         )
+        if note := sampler_note(config.sampler.name, context):
+            self._display.warning(note)
         settings = EngineSettings(
             objectives=config.objectives,
             constraints=config.bounds,
@@ -234,6 +255,10 @@ class _Search:
             references=reference_trials(
                 self._problem.references, price, seed=config.seed, epochs=config.recipe.epochs
             ),
+            halving=continued(config.fidelity.to_halving(), self._ledger, settings),
+            checkpoints=self._checkpoints,
+            warn=self._display.warning,
+            clock=clock,
         )
 
     # -- training -----------------------------------------------------------------------------
@@ -247,14 +272,21 @@ class _Search:
 
         if engine.has_work():
             self._display.phase("starting workers")
-            job = prepare.make_job(
-                self._config, self._problem, self._request.registry, self._directory / "weights"
+            job = running.make_job(
+                self._config, self._problem, self._request.registry, self._directory
             )
+            self._checkpoints.mkdir(exist_ok=True)
             self._stop.on_stop(request_stop)
+            grouped = running.are_grouped(executor)
             try:
-                executor.run(engine, job)
+                with self._ledger.grouped() if grouped else contextlib.nullcontext():
+                    executor.run(engine, job)
             finally:
                 self._stop.on_stop(None)
+                with contextlib.suppress(OSError):  # of trials that are not over there are some
+                    self._checkpoints.rmdir()
+                if (note := running.note_simulation(executor, self._ledger)) is not None:
+                    self._display.phase(note)
         if engine.fatal is not None:
             raise engine.fatal
         if self._stop.exit_code:
@@ -321,8 +353,9 @@ class _Search:
         records = self._records()
         if records.trials():
             write_json(self._directory / "front.json", records.front)
+            members = records.front_ids()
             for entry in records.entries:
-                if entry.arch_id in records.front_ids():
+                if entry.arch_id in members:
                     write_json(
                         self._directory / "weights" / f"{entry.arch_id}.json",
                         entry.architecture.to_json(),
@@ -330,17 +363,13 @@ class _Search:
             if status == "FINISHED":
                 self._display.phase("writing the report")
             self._request.publish(records)
+            record_artifacts(self._run, records.sealed())
         # An interrupted search sends the rest when it is continued: no word about it now.
         sent = tracking.close(20.0 if status == "FINISHED" else 3.0)
         if not sent and status != "INTERRUPTED":
             self._display.warning(
                 f"not everything reached the tracking store; later: nasctl sync {self._directory}"
             )
-
-
-def _executor(config: SearchConfig) -> Executor:
-    options = config.executor.model_dump(exclude={"name", "retries"})
-    return create_executor(config.executor.name, **options)
 
 
 class _Both:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
 import numpy as np
@@ -44,6 +46,13 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Inter
     return low, high
 
 
+@functools.cache
+def _t_quantile(p: float, df: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(p, df))
+
+
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Interval of the mean of independent, roughly normal values (Student's t).
 
@@ -53,12 +62,42 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     _check(confidence)
     if len(values) < 2:
         raise ValueError(f"{len(values)} values: an interval needs at least two")
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values)
+    half = _t_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values)
     half /= math.sqrt(len(values))
     mean = fmean(values)
     return mean - half, mean + half
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledSpread:
+    """A standard deviation within groups, assumed to be the same in all of them.
+
+    Attributes:
+        sd: in the unit of the values.
+        df: degrees of freedom behind it.
+        groups: that have more than one value.
+    """
+
+    sd: float
+    df: int
+    groups: int
+
+    def half_width(self, n: int, confidence: float = 0.95) -> float:
+        """Half the Student's t interval of the mean of `n` values of any one group."""
+        _check(confidence)
+        return _t_quantile((1 + confidence) / 2, self.df) * self.sd / math.sqrt(n)
+
+
+def pooled_spread(groups: Iterable[Sequence[float]]) -> PooledSpread | None:
+    """The pooled standard deviation within groups, None if no group has two values:
+    s^2 = sum of (x_ij - mean_i)^2 / sum of (n_i - 1), the error variance of a one-way analysis of
+    variance (Montgomery, Design and Analysis of Experiments, section 3.3)."""
+    several = [g for g in groups if len(g) > 1]
+    df = sum(len(g) - 1 for g in several)
+    if not df:
+        return None
+    squares = math.fsum((x - fmean(g)) ** 2 for g in several for x in g)
+    return PooledSpread(sd=math.sqrt(squares / df), df=df, groups=len(several))
 
 
 def quantile_interval(values: Sequence[float], q: float, confidence: float = 0.95) -> Interval:

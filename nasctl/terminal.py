@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from nasctl.halving_report import halving_lines
 from nasctl.report import text
 from nasctl.report.view import (
     Point,
     RunView,
+    avoided,
     charted,
     direction,
     points,
@@ -101,6 +103,10 @@ def front_table(front: Mapping[str, Any], *, width: int = 80, paint: Paint = pla
     )
     hypervolume = text.significant(front["hypervolume"], 4)
     head = f"{paint(summary, 'bold')}, hypervolume {hypervolume}"
+    if not_trained := avoided(front):
+        head += f"\n{paint(not_trained[:width], 'dim')}"
+    for line in halving_lines(front.get("halving")):
+        head += f"\n{paint(line[:width], 'dim')}"
     if not found:
         return head
     rows = aligned(fitting(_columns(view, found), width))
@@ -140,6 +146,8 @@ def _columns(view: RunView, found: Sequence[Point]) -> list[tuple[int, list[str]
         if split:
             cells = [text.number(metric, p.searched(metric)[0]) for p in found]
             made.append((3, [name, "in search", *cells]))
+    if any(p.seeds > 1 for p in found):
+        made.append((1, ["seeds", "", *(str(p.seeds) for p in found)]))
     return made
 
 

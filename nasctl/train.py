@@ -1,34 +1,54 @@
 """Layer 2: one plain training loop, a function that yields per-epoch values.
 
 SGD with Nesterov momentum, label smoothing, gradient clipping, bfloat16 where it pays. Same
-seed, recipe, data and thread count: the same result, bit by bit, on the same kind of machine.
+seed, recipe, data and thread count: the same result, bit by bit, on the same kind of machine,
+also if the training was cut off and goes on from a checkpoint. Everything random in an epoch (its
+order, augmentation, dropout) is a function of the seed and the epoch alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import hashlib
+import itertools
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nasctl import augment, precision
+from nasctl import augment
+from nasctl.checkpoints import Checkpoint, Checkpoints
 from nasctl.dataset import Dataset
-from nasctl.errors import EnvironmentProblemError, NasctlError
+from nasctl.errors import NasctlError
 from nasctl.recipe import Recipe
+from nasctl.schedule import cooldown, learning_rate
+from nasctl.train_setup import (
+    Setup,
+    accuracy_and_loss,
+    evaluate,
+    free_memory,
+    is_out_of_memory,
+)
+from nasctl.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-EVAL_BATCH = 500
+__all__ = [
+    "TRAINERS",
+    "Branches",
+    "DivergedError",
+    "OutOfMemoryTrialError",
+    "Setup",
+    "evaluate",
+    "free_memory",
+    "learning_rate",
+    "load_weights",
+    "save_weights",
+    "train",
+]
+
 GPU_CHECK_STEPS = 20  # reading the loss waits for the GPU; on the CPU it is free
 EXPLODED = 20.0  # times ln(number of classes), the loss of a guess
 
@@ -41,22 +61,28 @@ class OutOfMemoryTrialError(NasctlError):
     """A training needed more memory than there is; fails that trial only."""
 
 
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The rate of 0-based `step` of `steps`.
+@dataclass(frozen=True, kw_only=True)
+class Branches:
+    """Where a training branches off to be judged as if it ended there.
 
-    `onecycle` (Smith & Topin 2017, arXiv:1708.07120): linear from lr / 25 to lr over the first
-    `warmup` of the steps, then a cosine down to 0. `cosine` (Loshchilov & Hutter 2016,
-    arXiv:1608.03983): the same without the warm-up, one half period.
+    Attributes:
+        rungs: after these epochs (1, 2, ...) a copy of the network is cooled down and evaluated.
+        fraction: steps of a cool-down, as a fraction of the steps before it.
     """
-    peak = recipe.warmup * steps if recipe.schedule == "onecycle" else 0.0
-    if step < peak:
-        return recipe.lr * (1 / 25 + (1 - 1 / 25) * step / peak)
-    progress = (step - peak) / max(steps - peak, 1.0)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    rungs: tuple[int, ...] = ()
+    fraction: float = 0.0
 
 
 def train(
-    model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int,
+    *,
+    branches: Branches | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: Checkpoint | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains `model` in place, on the GPU if there is one.
 
@@ -69,89 +95,218 @@ def train(
         model: initialised; (N, C, H, W) float32 to (N, num_classes) logits.
         dataset: with training and validation split.
         recipe: see `Recipe`; sets torch's thread count for the process.
-        seed: of the data order and the augmentation.
+        seed: of the data order, the augmentation and dropout.
+        branches: see `Branches`; the trunk goes on as if nothing had been.
+        checkpoints: where the state is kept after rungs and long epochs, once the caller has asked
+            for more; None: nowhere.
+        resume: a state to go on from, with the epoch after it.
 
     Yields:
         After each epoch `accuracy` and `val_loss` on the validation split, `loss` (mean over the
-        epoch, label-smoothed), `images_per_second` and `seconds` of the training part.
+        epoch, label-smoothed), `images_per_second` and `seconds` of the training part. At a rung
+        also `rung_accuracy` and `rung_val_loss` of the branch, and `cooldown_seconds`.
 
     Raises:
         DivergedError: the loss is NaN, infinite or beyond 20 ln(num_classes).
         OutOfMemoryTrialError: out of memory, on CPU or GPU; caches have been cleared.
         SpecError: the model takes another number of channels than the data has.
     """
+    training = None
     try:
-        yield from _train(model, dataset, recipe, seed)
+        training = _Training(model, dataset, recipe, seed)
+        yield from _epochs(training, branches or Branches(), checkpoints, resume)
         return
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         message = f"out of memory: {str(error).strip().splitlines()[0][:200]}"
     # Outside the handler: there, the traceback would still hold the tensors.
+    training = None
     free_memory()
     raise OutOfMemoryTrialError(message)
 
 
-def _train(
-    model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int
+def _epochs(
+    training: _Training,
+    branches: Branches,
+    checkpoints: Checkpoints | None,
+    resume: Checkpoint | None,
 ) -> Iterator[dict[str, float]]:
-    import torch
-    from torch.nn import functional
+    recipe = training.recipe
+    done = 0
+    if resume is not None:
+        training.restore(resume.tensors)
+        done = resume.epoch
+    saved = time.monotonic()
+    for epoch in range(done, recipe.epochs):
+        metrics = training.epoch(epoch)
+        is_rung = epoch + 1 in branches.rungs
+        if is_rung:
+            metrics |= training.branch(epoch + 1, branches.fraction)
+        yield metrics
+        # Asked for more, so this epoch is known to the caller, and the trial is not stopped.
+        last = epoch + 1 == recipe.epochs
+        if checkpoints is not None and not last and (is_rung or checkpoints.is_due(saved)):
+            checkpoints.save(epoch + 1, training.state())
+            saved = time.monotonic()
 
-    setup = Setup.of(recipe)
-    data = augment.prepared(
-        dataset, augment.resolution(model, dataset), recipe.pad_crop, setup.device
-    )
-    setup.place(model)
-    forward = torch.compile(model) if recipe.compile else model
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    auxiliaries = [m for m in model.modules() if getattr(m, "training_only", False)]
-    optimizer = _optimizer(parameters, recipe)
-    steps_per_epoch = max(len(dataset.train_labels) // recipe.batch_size, 1)
-    steps = recipe.epochs * steps_per_epoch
-    limit = EXPLODED * math.log(max(dataset.num_classes, 2))
-    check_every = GPU_CHECK_STEPS if setup.device.type == "cuda" else 1
-    step = 0
-    for epoch in range(recipe.epochs):
-        model.train()
+
+class _Training:
+    """A network, its optimizer and its data; epochs are numbered from 0."""
+
+    def __init__(self, model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int) -> None:
+        import torch
+
+        self.recipe = recipe
+        self._seed = seed
+        self._setup = Setup.of(recipe)
+        self._data = augment.prepared(
+            dataset, augment.resolution(model, dataset), recipe.pad_crop, self._setup.device
+        )
+        self._setup.place(model)
+        self._model = model
+        self._forward: Any = torch.compile(model) if recipe.compile else model
+        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._auxiliaries = [m for m in model.modules() if getattr(m, "training_only", False)]
+        self._optimizer = _optimizer(list(self._parameters.values()), recipe)
+        self._limit = EXPLODED * math.log(max(dataset.num_classes, 2))
+        self._check_every = GPU_CHECK_STEPS if self._setup.device.type == "cuda" else 1
+        self.steps_per_epoch = max(len(dataset.train_labels) // recipe.batch_size, 1)
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Trains the trunk for an epoch and evaluates it."""
+        steps = self.recipe.epochs * self.steps_per_epoch
+        first = epoch * self.steps_per_epoch
         start = time.perf_counter()
-        total = torch.zeros((), device=setup.device)
-        images_seen = 0
-        for images, labels in augment.batches(
-            data,
-            batch_size=recipe.batch_size,
-            flip=recipe.flip,
-            seed=seed,
-            epoch=epoch,
-            channels_last=recipe.channels_last,
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step, steps)
-            with setup.precision():
-                logits = forward(images)
-            loss = functional.cross_entropy(
-                logits.float(), labels, label_smoothing=recipe.label_smoothing
-            )
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss + _auxiliary_loss(auxiliaries, labels, recipe))
-            if recipe.grad_clip:
-                torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip)
-            optimizer.step()
-            total += loss.detach()
-            step += 1
-            images_seen += len(labels)
-            if step % check_every == 0 or step % steps_per_epoch == 0:
-                _check(float(loss.detach()), limit, epoch, step)
+        total, images = self._train(
+            epoch, lambda step: learning_rate(self.recipe, first + step, steps)
+        )
         seconds = time.perf_counter() - start
-        mean_loss = float(total) / steps_per_epoch
-        accuracy, val_loss = _evaluate(forward, data.val_images, data.val_labels, data.scale, setup)
-        yield {
+        accuracy, val_loss = self._evaluate()
+        return {
             "accuracy": accuracy,
-            "loss": mean_loss,
+            "loss": total / self.steps_per_epoch,
             "val_loss": val_loss,
-            "images_per_second": images_seen / seconds,
+            "images_per_second": images / seconds,
             "seconds": seconds,
         }
+
+    def branch(self, done: int, fraction: float) -> dict[str, float]:
+        """Cools down after `done` epochs on the batches that come next, evaluates, and puts the
+        trunk back where it was."""
+        start = time.perf_counter()
+        trunk = self.state()
+        length = max(round(fraction * done * self.steps_per_epoch), 1)
+        steps = self.recipe.epochs * self.steps_per_epoch
+        stable = learning_rate(self.recipe, done * self.steps_per_epoch, steps)
+        for begin in range(0, length, self.steps_per_epoch):
+            epoch = done + begin // self.steps_per_epoch
+            self._train(
+                epoch,
+                lambda step, begin=begin: stable * cooldown((begin + step) / length),  # type: ignore[misc]
+                limit=length - begin,
+            )
+        accuracy, val_loss = self._evaluate()
+        self.restore(trunk)
+        return {
+            "rung_accuracy": accuracy,
+            "rung_val_loss": val_loss,
+            "cooldown_seconds": time.perf_counter() - start,
+        }
+
+    def _train(
+        self, epoch: int, rate: Callable[[int], float], *, limit: int | None = None
+    ) -> tuple[float, int]:
+        """One pass over the training split, or its first `limit` steps.
+
+        Returns:
+            The sum of the losses, the number of images.
+        """
+        import torch
+
+        recipe, setup = self.recipe, self._setup
+        self._model.train()
+        total = torch.zeros((), device=setup.device)
+        images_seen = 0
+        batches = augment.batches(
+            self._data,
+            batch_size=recipe.batch_size,
+            flip=recipe.flip,
+            seed=self._seed,
+            epoch=epoch,
+            channels_last=recipe.channels_last,
+        )
+        # Dropout draws from the global generator, which the process keeps from one trial to the
+        # next; here it is a function of (seed, epoch), and outside untouched.
+        devices = [setup.device] if setup.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(_noise_seed(self._seed, epoch))
+            for step, (images, labels) in enumerate(itertools.islice(batches, limit)):
+                loss = self._step(images, labels, rate(step))
+                total += loss
+                images_seen += len(labels)
+                if (step + 1) % self._check_every == 0 or step + 1 == self.steps_per_epoch:
+                    _check(float(loss), self._limit, epoch, epoch * self.steps_per_epoch + step + 1)
+        return float(total), images_seen
+
+    def _step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
+        import torch
+        from torch.nn import functional
+
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        with self._setup.precision():
+            logits = self._forward(images)
+        loss = functional.cross_entropy(
+            logits.float(), labels, label_smoothing=self.recipe.label_smoothing
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss + _auxiliary_loss(self._auxiliaries, labels, self.recipe))
+        if self.recipe.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.recipe.grad_clip)
+        self._optimizer.step()
+        return loss.detach()
+
+    def _evaluate(self) -> tuple[float, float]:
+        data = self._data
+        return accuracy_and_loss(
+            self._forward, data.val_images, data.val_labels, data.scale, self._setup
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of all that the next epoch depends on: weights, statistics, momentum.
+
+        The random state is none of it: that is a function of (seed, epoch).
+        """
+        held = {f"model/{k}": v for k, v in self._model.state_dict().items()}
+        for name, parameter in self._parameters.items():
+            momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                held[f"momentum/{name}"] = momentum
+        return {k: v.detach().clone() for k, v in held.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts a `state()` back, values only: memory formats stay as they are.
+
+        Raises:
+            KeyError: it is the state of another network.
+        """
+        import torch
+
+        with torch.no_grad():
+            for name, tensor in self._model.state_dict().items():
+                tensor.copy_(tensors[f"model/{name}"])
+            for name, parameter in self._parameters.items():
+                momentum = tensors.get(f"momentum/{name}")
+                self._optimizer.state.pop(parameter, None)
+                if momentum is not None:
+                    like = torch.empty_like(parameter, memory_format=torch.preserve_format)
+                    self._optimizer.state[parameter]["momentum_buffer"] = like.copy_(momentum)
+
+
+def _noise_seed(seed: int, epoch: int) -> int:
+    digest = hashlib.sha256(f"noise/{seed}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
 
 
 def _auxiliary_loss(auxiliaries: list[Any], labels: Tensor, recipe: Recipe) -> Tensor | float:
@@ -187,165 +342,6 @@ def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
         nesterov=recipe.momentum > 0,
         fused=True,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """Where and in which precision a training runs."""
-
-    device: torch.device
-    bf16: bool
-    channels_last: bool
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Setup:
-        """Decides for this process, and sets torch's threads and denormal handling."""
-        import torch
-
-        torch.set_num_threads(recipe.threads)
-        torch.set_flush_denormal(True)  # momentum of dead weights decays into slow denormals
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        bf16 = recipe.amp == "bf16" or (recipe.amp == "auto" and precision.bf16_pays(device))
-        return cls(device=device, bf16=bf16, channels_last=recipe.channels_last)
-
-    def place(self, model: nn.Module) -> None:
-        """Moves the model to the device and memory format."""
-        model.to(self.device)
-        augment.to_layout(model, self.channels_last)
-
-    @contextlib.contextmanager
-    def precision(self) -> Iterator[None]:
-        """Of the forward pass: bfloat16 autocast or float32."""
-        import torch
-
-        with contextlib.ExitStack() as stack:
-            if self.bf16:
-                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-                if self.device.type == "cpu":
-                    stack.enter_context(precision.slow_convolutions_in_float32())
-            yield
-
-
-def evaluate(
-    model: nn.Module,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    recipe: Recipe,
-    *,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
-) -> tuple[float, float]:
-    """Accuracy (a fraction) and mean cross-entropy on images, in evaluation mode.
-
-    Args:
-        model: trained; moved to the device.
-        images: uint8, (N, C, H, W), resized if `model.input_shape` says so.
-        labels: (N,).
-        recipe: for precision, memory format and threads.
-        normalisation: the training split's: `Dataset.normalisation`.
-    """
-    setup = Setup.of(recipe)
-    setup.place(model)
-    size = tuple(getattr(model, "input_shape", images.shape[1:])[1:])
-    pixels = augment.as_tensor(augment.resize(images, (size[0], size[1])))
-    scale = augment.Scale.of(normalisation, setup.device)
-    targets = augment.as_tensor(labels).to(setup.device)
-    return _evaluate(model, pixels.to(setup.device), targets, scale, setup)
-
-
-def _evaluate(
-    model: Callable[[Tensor], Tensor],
-    images: Tensor,
-    labels: Tensor,
-    scale: augment.Scale,
-    setup: Setup,
-) -> tuple[float, float]:
-    import torch
-    from torch.nn import functional
-
-    if isinstance(model, torch.nn.Module):
-        model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=setup.device)
-    loss = torch.zeros((), dtype=torch.float64, device=setup.device)
-    with torch.inference_mode():
-        for start in range(0, len(labels), EVAL_BATCH):
-            batch = images[start : start + EVAL_BATCH]
-            target = labels[start : start + EVAL_BATCH]
-            with setup.precision():
-                logits = model(scale.normalise(batch, channels_last=setup.channels_last))
-            logits = logits.float()
-            correct += (logits.argmax(1) == target).sum()
-            loss += functional.cross_entropy(logits, target, reduction="sum")
-    return int(correct) / len(labels), float(loss) / len(labels)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is a failed allocation, on CPU or GPU."""
-    import torch
-
-    texts = ("not enough memory", "DefaultCPUAllocator", "can't allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-    )
-
-
-def free_memory() -> None:
-    """Gives back what this process keeps for speed, so that the next training has it."""
-    import torch
-
-    augment.clear_cache()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Writes parameters and buffers as safetensors; a crash leaves the old file or the new one.
-
-    Args:
-        path: its directory is created.
-        module: any memory format and device; stored contiguous, under the state dict's names.
-        metadata: texts, stored in the file's header.
-
-    Raises:
-        EnvironmentProblemError: the file cannot be written.
-    """
-    from safetensors.torch import save
-
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(state, metadata=dict(metadata)))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EnvironmentProblemError(f"cannot write {path}: {error.strerror}") from None
-
-
-def load_weights(path: Path, module: nn.Module) -> dict[str, str]:
-    """Loads what `save_weights` wrote into a freshly built module, strictly; gives the metadata.
-
-    Raises:
-        EnvironmentProblemError: missing or damaged file, or weights of another architecture.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        module.load_state_dict(state, strict=True)
-    except (OSError, SafetensorError) as error:
-        raise EnvironmentProblemError(f"cannot read the weights {path}: {error}") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise EnvironmentProblemError(
-            f"{path} has the weights of another network: {reason}"
-        ) from None
-    return metadata
 
 
 TRAINERS: dict[str, Callable[[nn.Module, Dataset, Recipe, int], Iterator[dict[str, float]]]] = {

@@ -10,8 +10,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasctl import checkpoints
+from nasctl.halving import DECISION, RAISED, Halving
 from nasctl.ledger import Ledger
 from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, State, Trial, Work
 
@@ -28,6 +31,10 @@ class Trainings:
         retries: how often one whose worker died is given out again.
         observer: told after each commit.
         clock: monotonic seconds, for durations.
+        halving: decides at rungs; None: every training is done whole.
+        checkpoints: folder of those that workers keep, which is here in order with the ledger;
+            None: an attempt that was lost begins anew.
+        warn: told of checkpoints that were damaged.
     """
 
     def __init__(
@@ -38,18 +45,26 @@ class Trainings:
         retries: int,
         observer: Observer,
         clock: Callable[[], float],
+        halving: Halving | None = None,
+        checkpoints: Path | None = None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._ledger = ledger
         self._objectives = objectives
         self._retries = retries
         self._observer = observer
         self._clock = clock
+        self._halving = halving
+        self._checkpoints = checkpoints
+        self._warn = warn
         self.candidates: dict[int, Trial] = {t.number: t for t in ledger.trials()}
         self.references: dict[int, Trial] = {t.number: t for t in ledger.references()}
         self._flying: dict[int, Work] = {}
         self._began: dict[int, float] = {}
         self._reasons: dict[int, str] = {}
         self._losses: dict[int, int] = {}  # workers that died on a training
+        self._silent: set[int] = set()  # whose current attempt has not reported anything
+        self._finish_stopped()
         self._queue = [  # RUNNING, and nobody works on it
             t.number for t in self._all() if t.state is State.RUNNING
         ]
@@ -77,18 +92,30 @@ class Trainings:
         """Whether something that was begun has to be done again."""
         return bool(self._queue)
 
+    @property
+    def unfinished(self) -> list[int]:
+        """Numbers of the candidates that have begun and not ended, in order."""
+        return sorted(n for n in (*self._flying, *self._queue) if n >= 0)
+
     def again(self) -> Work:
         """Begins what has waited longest anew."""
         return self.start(self._of(self._queue.pop(0)))
 
     def start(self, trial: Trial) -> Work:
-        """Begins an attempt; epochs of an earlier one are forgotten."""
+        """Begins an attempt; epochs of an earlier one are forgotten, unless there may be a
+        checkpoint to go on from: then as soon as the attempt says where it begins."""
+        kept = trial.evaluations if self._checkpoints is not None else ()
         trial = dataclasses.replace(
-            trial, attempts=trial.attempts + 1, evaluations=(), started_at=time.time()
+            trial, attempts=trial.attempts + 1, evaluations=kept, started_at=time.time()
         )
         with self._ledger.transaction():
-            self._ledger.clear_evaluations(trial.number)
+            if trial.attempts > 1 and not kept:
+                self._ledger.clear_evaluations(trial.number)
             self._ledger.put_trial(trial)
+            if trial.attempts == 1:
+                self._begin(trial)
+            else:
+                self._check_checkpoints(trial)
         self._keep(trial)
         work = Work(
             number=trial.number,
@@ -96,27 +123,45 @@ class Trainings:
             architecture=trial.architecture,
             seed=trial.seed,
             epochs=trial.epochs,
+            rungs=self._halving.rungs_for(trial) if self._halving is not None else (),
+            known_epochs=kept[-1].epoch if kept else 0,
         )
+        self._silent.add(trial.number)
         self._flying[trial.number] = work
         self._began[trial.number] = self._clock()
         self._observer.trial_started(trial)
         return work
 
     def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Stores one epoch; False: stop this training, it has diverged."""
+        """Stores one epoch; False: stop this training, it has diverged or is not worth it."""
         if not self._is_current(work):
             return False
         bad = [f"{k} is {v}" for k, v in metrics.items() if not math.isfinite(v)]
-        if bad:
+        if bad or (bad := _not_a_fraction(metrics)):
             self._reasons[work.number] = f"epoch {epoch}: {', '.join(bad)}"
             return False
+        goes_on = epoch > 1 and work.number in self._silent and work.known_epochs > 0
+        self._silent.discard(work.number)
         evaluation = Evaluation(epoch=epoch, metrics=dict(metrics))
-        self._ledger.put_evaluation(work.number, evaluation)
         trial = self._of(work.number)
-        trial = dataclasses.replace(trial, evaluations=(*trial.evaluations, evaluation))
-        self._keep(trial)
+        before = tuple(e for e in trial.evaluations if e.epoch < epoch)
+        decision = None
+        with self._ledger.transaction():
+            if len(before) < len(trial.evaluations):
+                self._ledger.clear_evaluations(work.number, since=epoch)
+            self._ledger.put_evaluation(work.number, evaluation)
+            trial = dataclasses.replace(trial, evaluations=(*before, evaluation))
+            self._keep(trial)
+            if goes_on:
+                data = {"number": work.number, "attempt": work.attempt, "epoch": epoch}
+                self._ledger.add_event("resumed", **data)
+            if self._halving is not None and not trial.is_reference and epoch < work.epochs:
+                seconds = self._clock() - self._began[work.number]
+                decision, new = self._halving.judge(trial, evaluation, self.candidates, seconds)
+                if decision is not None and new:
+                    self._ledger.add_event(DECISION, **dataclasses.asdict(decision))
         self._observer.epoch(trial, evaluation)
-        return True
+        return decision is None or not decision.stops
 
     def end(self, work: Work, outcome: Outcome) -> Trial | None:
         """Closes a piece of work. None: the end is old news, or the work waits to be done again."""
@@ -125,7 +170,9 @@ class Trainings:
         del self._flying[work.number]
         trial = self._of(work.number)
         reason = self._reasons.pop(work.number, None)
-        if outcome.kind is OutcomeKind.RELEASED:
+        if self._halving is not None and (decision := self._halving.stopped(work.number)):
+            return self._finish(trial, State.PRUNED, seconds=decision.seconds)
+        if outcome.kind in (OutcomeKind.RELEASED, OutcomeKind.BROKEN):
             self._queue.append(work.number)
             return None
         if outcome.kind is OutcomeKind.LOST:
@@ -138,31 +185,82 @@ class Trainings:
         metrics: Mapping[str, float] = {}
         if outcome.kind is OutcomeKind.COMPLETE and error is None:
             metrics, error = self._final_metrics(trial)
+        elif outcome.kind is OutcomeKind.LOST and reason is None:
+            cause = f": {outcome.error}" if outcome.error else ""
+            times = f" {n} times" if (n := self._losses[work.number]) > 1 else ""
+            error = f"its worker died{times}{cause}"
         elif error is None:
-            error = {
-                OutcomeKind.LOST: f"its worker died {self._losses.get(work.number, 0)} times",
-                OutcomeKind.STOPPED: "stopped",
-            }.get(outcome.kind, "failed without a reason")
-        trial = dataclasses.replace(
+            error = "stopped" if outcome.kind is OutcomeKind.STOPPED else "failed without a reason"
+        return self._finish(
             trial,
-            state=State.FAILED if error else State.COMPLETE,
+            State.FAILED if error else State.COMPLETE,
+            seconds=self._clock() - self._began[work.number],
             metrics=metrics,
             error=error,
-            seconds=self._clock() - self._began[work.number],
+        )
+
+    def _finish(
+        self,
+        trial: Trial,
+        state: State,
+        *,
+        seconds: float,
+        metrics: Mapping[str, float] | None = None,
+        error: str | None = None,
+    ) -> Trial:
+        trial = dataclasses.replace(
+            trial, state=state, metrics=metrics or {}, error=error, seconds=seconds
         )
         self._ledger.put_trial(trial)
         self._keep(trial)
+        if self._checkpoints is not None:
+            folder = self._checkpoints / str(trial.number)
+            self._ledger.after_commit(lambda: checkpoints.remove(folder))
         return trial
+
+    def _finish_stopped(self) -> None:
+        """Ends trials whose end was decided just before the driver died."""
+        if self._halving is None:
+            return
+        for trial in list(self.candidates.values()):
+            decision = self._halving.stopped(trial.number)
+            if trial.state is State.RUNNING and decision is not None:
+                self._finish(trial, State.PRUNED, seconds=decision.seconds)
+
+    def _begin(self, trial: Trial) -> None:
+        if self._halving is None:
+            return
+        raised = self._halving.begin(trial, self.candidates)
+        if raised is not None:
+            self._ledger.add_event(RAISED, before=trial.number, **dataclasses.asdict(raised))
+
+    def _check_checkpoints(self, trial: Trial) -> None:
+        """Drops those of an earlier attempt that are damaged, and says so."""
+        if self._checkpoints is None:
+            return
+        for problem in checkpoints.damaged(self._checkpoints / str(trial.number)):
+            self._ledger.add_event("damaged", number=trial.number, problem=problem)
+            self._warn(f"{trial.label}: {problem}; it goes on from the one before, or begins anew")
 
     def _is_current(self, work: Work) -> bool:
         current = self._flying.get(work.number)
         return current is not None and current.attempt == work.attempt
 
     def _final_metrics(self, trial: Trial) -> tuple[Mapping[str, float], str | None]:
-        if not trial.evaluations:
+        if not trial.evaluations or trial.number in self._silent:
             return {}, "ended without reporting anything"
         metrics = {**trial.evaluations[-1].metrics, **trial.cost}
         missing = [m for m in self._objectives if m not in metrics]
         if missing:
             return {}, f"did not report {', '.join(missing)}"
         return metrics, None
+
+
+def _not_a_fraction(metrics: Mapping[str, float]) -> list[str]:
+    """Accuracy is a fraction, wherever it comes from: reference points, intervals and the surrogate
+    rest on it. What rounding does to 0 and 1 passes."""
+    accuracy = metrics.get("accuracy", 0.0)
+    if -1e-6 <= accuracy <= 1 + 1e-6:
+        return []
+    hint = " (divide percent by 100)" if 1 < accuracy <= 100 else ""
+    return [f"accuracy must be a fraction between 0 and 1, got {accuracy:.6g}{hint}"]

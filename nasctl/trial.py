@@ -60,13 +60,30 @@ class Uncertainty:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One training to do: all that a worker needs besides the job that it was started with."""
+    """One training to do: all that a worker needs besides the job that it was started with.
+
+    Attributes:
+        rungs: epochs after which the engine decides whether it goes on.
+        known_epochs: epochs of an earlier attempt that the ledger holds: a checkpoint of at most so
+            many may be continued.
+    """
 
     number: int
     attempt: int
     architecture: Architecture
     seed: int
     epochs: int
+    rungs: tuple[int, ...] = ()
+    known_epochs: int = 0
+
+
+class EpochMetrics(dict[str, float]):
+    """The metrics of an epoch that says which one it is: of a training that did not begin at the
+    beginning, or that reports its last epoch alone."""
+
+    def __init__(self, metrics: Mapping[str, float], epoch: int) -> None:
+        super().__init__(metrics)
+        self.epoch = epoch
 
 
 class OutcomeKind(enum.Enum):
@@ -75,6 +92,7 @@ class OutcomeKind(enum.Enum):
     COMPLETE = "complete"
     STOPPED = "stopped"  # the engine asked for it
     FAILED = "failed"  # its own fault: NaN, out of memory, exception, timeout
+    BROKEN = "broken"  # the machine's fault (no space left): the search stops, and it is done again
     LOST = "lost"  # the worker died; may be tried again
     RELEASED = "released"  # handed back unfinished because the search is stopping
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from nasctl.space import Family
 from search_spaces.staged import staged
+from search_spaces.table import table
 
-FAMILIES: dict[str, Callable[..., Family]] = {"staged": staged}
+FAMILIES: dict[str, Callable[..., Family]] = {"staged": staged, "table": table}
 
 __all__ = ["FAMILIES"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from nasctl.arch import SpecError
 from nasctl.engine import Engine, Signal
-from nasctl.errors import NothingFeasibleError, TooManyFailuresError
+from nasctl.errors import EnvironmentProblemError, NothingFeasibleError, TooManyFailuresError
+from nasctl.executors.base import failure
 from nasctl.space import Decision, Family, SearchSpace
 from nasctl.trial import Outcome, OutcomeKind, State, Work
 from tests import toy
@@ -107,6 +109,21 @@ def test_resume_continues_the_same_history(tmp_path: Path, sampler: str, crash: 
     finish(second, again)
     run(second)
     assert history(second) == history(expected)
+
+
+@pytest.mark.parametrize("constraints", [{}, {"params": 1500.0}])
+def test_resume_while_a_space_is_exhausted(tmp_path: Path, constraints: dict[str, float]) -> None:
+    """Near the end proposals are known, and what is left is looked for in a fixed order."""
+    expected = make_engine(tmp_path / "a.sqlite", trials=57, constraints=constraints)
+    run(expected)
+    assert expected.exhausted == bool(constraints)
+    for _ in range(60):  # each process does one trial and dies
+        engine = make_engine(tmp_path / "b.sqlite", trials=57, constraints=constraints)
+        found = engine.next()
+        if not isinstance(found, Work):
+            break
+        finish(engine, found)
+    assert history(engine) == history(expected)
 
 
 def test_trials_can_be_raised_after_the_end(tmp_path: Path) -> None:
@@ -244,3 +261,48 @@ def test_released_work_stays_running_and_is_given_out_first(tmp_path: Path) -> N
 def test_a_finished_search_has_nothing_left(tmp_path: Path) -> None:
     run(make_engine(tmp_path / "l.sqlite", trials=4))
     assert make_engine(tmp_path / "l.sqlite", trials=4).next() is Signal.DONE
+
+
+@pytest.mark.parametrize("value", [93.1, -0.25, 1e300])
+def test_an_accuracy_that_is_no_fraction_fails_the_trial_only(tmp_path: Path, value: float) -> None:
+    engine = make_engine(tmp_path / "l.sqlite", trials=2)
+    given = work(engine)
+    assert not engine.report(given, 1, {"accuracy": value})
+    engine.end(given, Outcome(kind=OutcomeKind.STOPPED))
+    (trial,) = engine.trials
+    assert trial.state is State.FAILED
+    assert trial.evaluations == ()
+    hint = " (divide percent by 100)" if value == 93.1 else ""
+    assert trial.error == (
+        f"epoch 1: accuracy must be a fraction between 0 and 1, got {value:.6g}{hint}"
+    )
+    run(engine)
+    assert engine.trials[1].state is State.COMPLETE
+
+
+def test_a_broken_machine_ends_the_search_and_not_the_trial(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "l.sqlite", trials=3)
+    engine.end(work(engine), failure(OSError(errno.ENOSPC, "No space left on device")))
+    assert engine.next() is Signal.DONE
+    assert isinstance(engine.fatal, EnvironmentProblemError)
+    assert "No space left on device; nothing finished is lost" in str(engine.fatal)
+    again = make_engine(tmp_path / "l.sqlite", trials=3)
+    run(again)
+    assert [t.state for t in again.trials] == [State.COMPLETE] * 3
+    assert again.trials[0].attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (ValueError("no\ngood"), "FAILED", "ValueError: no good"),
+        (MemoryError(), "FAILED", "out of memory"),
+        (FileNotFoundError(errno.ENOENT, "gone"), "FAILED", "FileNotFoundError: [Errno 2] gone"),
+        (OSError(errno.EROFS, "read-only"), "BROKEN", "OSError: [Errno 30] read-only"),
+        (EnvironmentProblemError("cannot write x"), "BROKEN", "cannot write x"),
+    ],
+)
+def test_what_ends_a_training_and_what_ends_the_search(
+    error: Exception, kind: str, text: str
+) -> None:
+    assert failure(error) == Outcome(kind=OutcomeKind[kind], error=text)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 
+from nasctl import stats
 from nasctl.arch import Cost
 from nasctl.front import (
     accuracy_interval,
@@ -97,8 +99,54 @@ def test_seeds_of_one_network_are_one_entry() -> None:
     assert entry.metrics["accuracy"] == pytest.approx(0.82)
     assert entry.uncertainty["accuracy"].n == 2
     low, high = entry.uncertainty["accuracy"].interval
-    # t interval with one degree of freedom: mean +- 12.706 * sd / sqrt(2)
-    assert (low, high) == pytest.approx((0.82 - 0.25412, 0.82 + 0.25412), abs=1e-4)
+    # Seeds: 12.706 * sd / sqrt(2) with one degree of freedom; images: Wilson's interval of .82.
+    wilson = 0.82 - stats.wilson_interval(1640, 2000)[0]
+    assert (low, high) == pytest.approx((0.82 - math.hypot(0.25412, wilson), 1.0), abs=1e-4)
+    # An evaluator that says nothing of its images: Student's t interval alone.
+    assert accuracy_interval([80.0, 84.0], None) == pytest.approx(stats.t_interval([80.0, 84.0]))
+
+
+def test_single_trainings_have_the_spread_of_the_others_from_three_degrees_of_freedom_on() -> None:
+    def seeds(number: int, *values: float) -> list[Trial]:
+        return [
+            dataclasses.replace(trial(number, v, 2.0), number=10 * number + i, seed=i)
+            for i, v in enumerate(values)
+        ]
+
+    alone = seeds(0, 0.80)
+    wilson = stats.wilson_interval(1600, 2000)
+    two_df = entries([*alone, *seeds(1, 0.80, 0.82), *seeds(2, 0.70, 0.74)])
+    assert two_df[0].uncertainty["accuracy"].interval == pytest.approx(wilson)
+    three_df = entries([*alone, *seeds(1, 0.80, 0.82), *seeds(2, 0.70, 0.74, 0.75)])
+    # Squares about the means: .0002 and .0014, over 1 + 2 degrees of freedom; t(.975, 3) = 3.1824.
+    half = 3.182446 * math.sqrt((0.0002 + 0.0014) / 3)
+    low, high = three_df[0].uncertainty["accuracy"].interval
+    assert 0.80 - low == pytest.approx(math.hypot(0.80 - wilson[0], half), rel=1e-6)
+    assert high - 0.80 == pytest.approx(math.hypot(wilson[1] - 0.80, half), rel=1e-6)
+    # With seeds of its own a network has the pooled spread too, over the root of their number.
+    low, high = three_df[2].uncertainty["accuracy"].interval
+    wilson = stats.wilson_interval(0.73 * 2000, 2000)
+    assert 0.73 - low == pytest.approx(math.hypot(0.73 - wilson[0], half / math.sqrt(3)), rel=1e-6)
+    assert high > 0.73
+
+
+def test_a_repeat_that_corrects_a_lucky_value_lowers_the_hypervolume() -> None:
+    def again(number: int, accuracy: float) -> Trial:
+        metrics = {**lucky.metrics, "accuracy": accuracy}
+        return dataclasses.replace(lucky, number=number, seed=number, metrics=metrics)
+
+    lucky = trial(0, 0.9, 5.0)
+    other = trial(1, 0.7, 5.0)  # dominated by the lucky one until that is corrected
+    trials = [lucky, other, again(2, 0.6), again(3, 0.45)]  # means: .9, .75, .65
+    assert hypervolume_history(trials, OBJECTIVES, REFERENCE) == [
+        (0, pytest.approx(0.9 * 5)),
+        (1, pytest.approx(0.9 * 5)),
+        (2, pytest.approx(0.75 * 5)),
+        (3, pytest.approx(0.7 * 5)),
+    ]
+    last = front_json(entries(trials), objectives=OBJECTIVES, reference_point=REFERENCE, counts={})
+    assert last["hypervolume"] == pytest.approx(0.7 * 5)
+    assert [m["arch_id"] for m in last["members"]] == [other.arch_id]
 
 
 def test_one_training_is_as_sure_as_its_validation_images() -> None:

@@ -15,14 +15,15 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
     {"errors", "fields", "arch", "files"},
-    {"space", "recipe", "trial", "environment"},
+    {"space", "recipe", "fidelity", "trial", "environment"},
     {"search_spaces"},
-    {"blocktable", "opcount", "latency*", "onnx_runtime", "data*", "train", "augment", "precision",
-     "pareto", "stats"},
-    {"samplers", "engine", "trainings", "candidates", "ledger*", "rundir", "records", "references",
-     "front", "plugins", "evaluate", "interrupt", "tracking"},
-    {"executors", "prepare", "search", "dryrun"},
-    {"config", "report", "profile", "progress*", "terminal", "outputs"},
+    {"blocktable", "opcount", "latency*", "onnx_runtime", "data*", "train", "train_setup",
+     "augment", "precision", "pareto", "stats", "schedule", "weights", "checkpoints"},
+    {"samplers", "halving*", "engine", "trainings", "candidates", "ledger*", "rundir", "runlock",
+     "rungs", "records", "references", "front", "budget", "history", "plugins", "evaluate",
+     "tables", "interrupt", "tracking"},
+    {"executors", "prepare", "replay", "running", "search", "dryrun"},
+    {"config", "report", "profile", "doctor*", "progress*", "terminal", "outputs"},
     {"api", "cli", "__main__"},
 ]  # fmt: skip
 
@@ -31,7 +32,7 @@ HOMES: dict[str, set[str]] = {
     "omegaconf": {"config"},
     "pydantic": {"config"},
     "ray": {"executors.ray*"},
-    "optuna": {"samplers.optuna_*"},
+    "optuna": {"samplers.optuna_*", "samplers.known_cost.optuna_sampler"},
     "mlflow": {"tracking"},
     "click": {"cli"},
     "rich": {"progress"},

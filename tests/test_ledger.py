@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
 from nasctl.arch import Cost
 from nasctl.errors import EnvironmentProblemError
-from nasctl.ledger import Ledger, RunLock
+from nasctl.ledger import Ledger
+from nasctl.runlock import RunLock, driver
 from nasctl.trial import Evaluation, Rejection, State, Trial
 from tests import toy
 
@@ -172,7 +175,7 @@ def test_a_flipped_page_is_found_when_the_run_is_opened(tmp_path: Path) -> None:
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from nasctl.ledger import RunLock\n"
+        "import sys, time; from pathlib import Path; from nasctl.runlock import RunLock\n"
         "lock = RunLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(
@@ -183,6 +186,17 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         assert child.stdout.readline() == "held\n"
     with pytest.raises(EnvironmentProblemError, match=rf"pid {child.pid}\b"):
         RunLock(tmp_path)
+    assert driver(tmp_path) == str(child.pid)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    assert driver(tmp_path) is None
     RunLock(tmp_path).release()
+
+
+def test_a_look_at_the_driver_does_not_turn_one_away(tmp_path: Path) -> None:
+    """Doctors take the lock, shared, while they look; whoever starts meanwhile waits for them."""
+    (tmp_path / ".lock").touch()
+    with open(tmp_path / ".lock") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        RunLock(tmp_path).release()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasctl.pareto import (
+    RunningFront,
     default_reference,
     dominated_by,
     front,
@@ -55,6 +56,7 @@ def test_front_by_hand() -> None:
 
 
 @given(problems())
+@settings(deadline=None)
 def test_front_and_ranks_by_brute_force(problem) -> None:
     points, objectives = problem
     expected = [
@@ -134,6 +136,22 @@ def test_hypervolume_matches_optuna(count: int) -> None:
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+@given(problems(), st.data())
+@settings(deadline=None)
+def test_a_running_front_of_points_that_move_is_the_front_of_where_they_are(problem, data) -> None:
+    points, objectives = problem
+    reference = {m: 4.0 if d == "min" else 1.0 for m, d in objectives.items()}
+    running = RunningFront(objectives, reference)
+    now: dict[int, dict[str, float]] = {}
+    for p in points:
+        key = data.draw(st.integers(0, 7))
+        now[key] = p
+        running.put(key, p)
+        there = list(now.values())
+        assert running.size == len(front(there, objectives))
+        assert running.hypervolume == pytest.approx(hypervolume(there, objectives, reference))
+
+
 def test_history_of_failures() -> None:
     history = hypervolume_history([None, point(0.9, 5), None, point(0.6, 9)], OBJECTIVES, REFERENCE)
     assert history == pytest.approx([0, 2, 2, 2])
@@ -158,6 +176,7 @@ def test_near_front_by_hand() -> None:
 
 
 @given(problems(), st.floats(0, 2), st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_near_front_properties(problem, width: float, rng: random.Random) -> None:
     points, objectives = problem
     members = front(points, objectives)

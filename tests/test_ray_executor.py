@@ -298,6 +298,26 @@ def test_an_unreachable_cluster_is_an_environment_problem() -> None:
         executor.run(RecordingEngine(["fine"]), ScriptedJob())
 
 
+def test_a_cluster_of_another_version_is_an_environment_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1\n"
+            "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        )
+
+    monkeypatch.setattr(ray, "init", init)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        executor = RayExecutor(workers=1, address=f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(EnvironmentProblemError) as caught:
+            executor.run(RecordingEngine(["fine"]), ScriptedJob())
+    assert "Version mismatch: The cluster was started with: Ray: 2.9.0" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_scratch_folder_is_private_short_and_temporary(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * LONGEST)
     deep.mkdir()
@@ -334,6 +354,9 @@ def test_only_dead_folders_are_removed(tmp_path: Path) -> None:
             (folder / "lock").touch()
         for name in ("alive", "dead"):
             os.utime(folders[name], (0, 0))
+        killed = place / f"{PREFIX}killed"
+        killed.mkdir()
+        (killed / "lock").write_text("a run")  # was held, and is free: dead, however young
         with (folders["alive"] / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with scratch_dir([str(place)]):

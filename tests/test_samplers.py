@@ -246,6 +246,15 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     return SearchSpace(tuple(decisions))
 
 
+def test_ranking_knows_alternatives_of_conditions() -> None:
+    either = ({"a": (0,)}, {"b": (0,)})
+    space = SearchSpace(
+        (Decision("a", (0, 1)), Decision("b", (0, 1)), Decision("c", (3, 5), any_of=either))
+    )
+    ranking = Ranking(space)
+    assert [ranking[i] for i in range(len(ranking))] == list(space.enumerate())
+
+
 @given(spaces())
 @settings(deadline=None)
 def test_ranking_is_the_enumeration(space: SearchSpace) -> None:

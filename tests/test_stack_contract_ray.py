@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import ray._private.node
+import ray._private.utils
 import ray._private.worker
 import ray._raylet
 from ray._private import services
@@ -145,3 +146,9 @@ def test_the_path_of_a_socket_fits_below_the_longest_scratch_folder() -> None:
     session = "session_2026-12-31_23-59-59_999999_4194304"
     path = "x" * LONGEST + f"/{session}/sockets/plasma_store.12"
     assert len(os.fsencode(path)) <= 107
+
+
+def test_a_cluster_of_another_version_is_told_as_a_version_mismatch() -> None:
+    source = inspect.getsource(ray._private.utils.check_version_info)
+    assert 'error_message = f"Version mismatch: {mismatch_msg}"' in source
+    assert "raise RuntimeError(error_message)" in source

@@ -10,7 +10,14 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasctl.stats import median_interval, quantile_interval, spearman, t_interval, wilson_interval
+from nasctl.stats import (
+    median_interval,
+    pooled_spread,
+    quantile_interval,
+    spearman,
+    t_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,41 @@ def test_t_interval() -> None:
     assert t_interval([1, 2, 3, 4, 5]) == pytest.approx((1.0368, 4.9632), abs=1e-4)
     with pytest.raises(ValueError, match="1 values"):
         t_interval([1.0])
+
+
+def test_pooled_spread_is_the_error_variance_of_a_one_way_analysis() -> None:
+    groups = [[1.0, 2.0, 3.0], [10.0], [5.0, 9.0], [2.0, 2.0]]
+    spread = pooled_spread(groups)
+    assert spread is not None
+    assert (spread.df, spread.groups) == (4, 3)
+    # F = mean square between / mean square within; scipy's, of the groups that have a spread.
+    several = [g for g in groups if len(g) > 1]
+    everything = [x for g in several for x in g]
+    mean = sum(everything) / len(everything)
+    between = sum(len(g) * (sum(g) / len(g) - mean) ** 2 for g in several) / (len(several) - 1)
+    assert between / spread.sd**2 == pytest.approx(scipy.stats.f_oneway(*several).statistic)
+    # Of one group it is Student's t interval.
+    (low, high), alone = t_interval([5.0, 9.0]), pooled_spread([[5.0, 9.0]])
+    assert alone is not None
+    assert alone.half_width(2) == pytest.approx((high - low) / 2)
+    assert pooled_spread([[1.0], [], [2.0]]) is None
+
+
+def test_intervals_with_a_pooled_spread_cover_as_often_as_they_say() -> None:
+    rng = random.Random(0)
+    covered = total = 0
+    for _ in range(600):
+        means = [rng.uniform(0, 10) for _ in range(6)]
+        groups = [
+            [rng.gauss(m, 0.4) for _ in range(n)]
+            for m, n in zip(means, (1, 1, 2, 2, 2, 3), strict=True)
+        ]
+        spread = pooled_spread(groups)
+        assert spread is not None
+        for mean, group in zip(means, groups, strict=True):
+            covered += abs(sum(group) / len(group) - mean) <= spread.half_width(len(group))
+            total += 1
+    assert covered / total == pytest.approx(0.95, abs=0.015)
 
 
 def test_median_interval_published() -> None:

@@ -384,6 +384,10 @@ def test_auto_means_bfloat16_only_with_amx(monkeypatch: pytest.MonkeyPatch) -> N
     for flags, pays in (({"amx_bf16": True}, True), ({"avx512_bf16": True}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=flags: f, raising=False)
         assert precision.bf16_pays(CPU) is pays
+        said = precision.effective("auto", may_use_gpu=False)
+        assert said == ("bfloat16" if pays else "float32")
+        assert precision.effective("bf16", may_use_gpu=False) == "bfloat16"
+        assert precision.effective("off", may_use_gpu=False) == "float32"
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert precision.bf16_pays(CPU) is False
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nasctl.arch import Architecture, Cost, Opaque
 from nasctl.candidates import CandidateSource, Priced
 from nasctl.engine import Engine, EngineSettings
+from nasctl.halving import Halving
 from nasctl.ledger import Ledger
+from nasctl.rungs import HalvingSettings
 from nasctl.samplers import SamplerContext, create_sampler
 from nasctl.space import Choices, Decision, Family, SearchSpace
 from nasctl.trial import Evaluation, Outcome, OutcomeKind, Trial, Work
@@ -75,10 +79,17 @@ def make_engine(
     observer: Recorder | None = None,
     references: Sequence[Trial] = (),
     seed: int = 0,
+    source: Mapping[str, Any] | None = None,
+    halving: HalvingSettings | None = None,
     **settings: object,
 ) -> Engine:
-    """An engine on a ledger at `path`, which is created or continued."""
+    """An engine on a ledger at `path`, which is created or continued.
+
+    Args:
+        source: more settings of the `CandidateSource`; the rest are those of `EngineSettings`.
+    """
     family = family or toy_family()
+    clock = settings.pop("clock", time.monotonic)
     trials = int(settings.pop("trials", 12))  # type: ignore[call-overload]
     price = lambda a: Priced(cost=family.cost(a))  # type: ignore[misc]  # noqa: E731
     return Engine(
@@ -92,7 +103,11 @@ def make_engine(
             **settings,  # type: ignore[arg-type]
         ),
         source=CandidateSource(
-            family=family, price=price, constraints=constraints or {}, seed=seed
+            family=family,
+            price=price,
+            constraints=constraints or {},
+            seed=seed,
+            **(source or {}),
         ),
         sampler=create_sampler(
             sampler,
@@ -101,6 +116,18 @@ def make_engine(
         ),
         observer=observer or Recorder(),
         references=references,
+        halving=None
+        if halving is None
+        else Halving(
+            halving,
+            objectives=OBJECTIVES,  # type: ignore[arg-type]
+            reference_point={"accuracy": 0.0, "params": 10_000.0},
+            epochs=2,
+            seed=seed,
+            window=4,
+            events=(),
+        ),
+        clock=clock,  # type: ignore[arg-type]
     )
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from nasctl.config.fidelity import halving_problems
 from nasctl.config.guard import Key, shown
 from nasctl.errors import ConfigError, nearest, unknown
 from nasctl.latency_settings import LatencySettings
@@ -41,6 +42,8 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
             problems.append((key, f"needs a latency, but latency=none; {remedy}"))
     problems += _latency_problems(latency)
     problems += _reference_network_problems(data)
+    problems += _evaluator_problems(data)
+    problems += halving_problems(data)
     executor = _mapping(data, "executor")
     if executor.get("name") == "inline":
         if "address" in executor:
@@ -48,6 +51,20 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
         if _number(executor.get("workers"), 1) > 1:
             problems.append((("executor", "workers"), "executor=inline has one worker; use ray"))
     return problems
+
+
+def _evaluator_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Evaluators that need another part of the configuration."""
+    evaluator, run = data.get("evaluator"), _mapping(data, "replay").get("run")
+    if evaluator == "replay" and run is None:
+        yield ("replay", "run"), "which run is to be replayed? replay.run=runs/..."
+    if evaluator != "replay" and run is not None:
+        yield ("replay", "run"), "is read by evaluator=replay alone; use null"
+    is_table = _mapping(data, "space").get("family") == "table"
+    if evaluator == "table" and not is_table:
+        yield ("evaluator",), "table gives the results of space.family=table alone"
+    if evaluator == "train" and is_table:
+        yield ("evaluator",), "a table has no networks to train; use evaluator=table"
 
 
 def _reference_network_problems(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nasctl.config import guard
 from nasctl.config.guard import Key, dotted, shown
+from nasctl.environment import worker_count
 from nasctl.errors import ConfigError, EnvironmentProblemError, unknown
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def load_config(
     """
     del kind  # one kind so far
     from nasctl.config.compose import compose
+    from nasctl.config.fidelity import choose_schedule
 
     path = _locate(config)
     composed = compose(path, packaged_folder(), overrides)
@@ -78,7 +80,7 @@ def load_config(
     problems += _left_open(composed)
     if data.get("name") is None:
         data["name"] = path.stem
-    notes = _drop_latency(data, composed)
+    notes = [*_drop_latency(data, composed), *choose_schedule(data, composed)]
     checked, more = _check(data)
     found = dict(reversed([*problems, *more]))  # of several problems with one key the first
     if found or composed.problems or checked is None:
@@ -261,15 +263,19 @@ def _drop_latency(data: dict[str, Any], composed: Composed) -> list[str]:
 
 
 def _notes(config: SearchConfig) -> Iterator[str]:
-    workers, window = config.executor.workers, config.search.window
-    if config.search.order == "deterministic" and workers is not None and workers > window:
+    if config.search.duplicates == "repeat" and config.search.max_seeds == 1:
+        yield "search.duplicates=repeat repeats nothing with search.max_seeds=1"
+    # Without a number there are as many workers as fit on this machine, or on the driver's.
+    workers = worker_count(config.executor.workers, config.executor.cpus)
+    window = config.search.window
+    is_ray, is_ordered = config.executor.name == "ray", config.search.order == "deterministic"
+    if is_ray and is_ordered and workers > window:
         yield (
             f"executor.workers={workers} is more than search.window={window}: the others wait; "
             f"use search.window={workers} or search.order=async"
         )
-    if config.sampler.name == "tpe" and config.trials <= config.sampler.options.get(
-        "startup_trials", 0
-    ):
+    startup = config.sampler.options.get("startup_trials", 0)
+    if config.sampler.name in ("tpe", "gp") and config.trials <= startup:
         yield "sampler.startup_trials is not less than trials: every trial is random"
 
 

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from nasctl.config.consistency import Problem
 from nasctl.config.guard import Key, shown
 from nasctl.errors import nearest, unknown
-from nasctl.recipe import Recipe
+from nasctl.fidelity import HalvingSettings
+from nasctl.recipe import Recipe, Schedule
 from nasctl.trial import Direction
 
 GROUPS = ("data", "recipe", "fidelity", "sampler", "latency", "executor", "tracking")
@@ -120,8 +121,9 @@ class RecipeConfig(_Section):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2, le=10**6)]
     lr: Positive
-    schedule: Literal["onecycle", "cosine"]
+    schedule: Schedule
     warmup: Fraction
+    decay: Fraction
     momentum: BelowOne
     weight_decay: NonNegative
     label_smoothing: BelowOne
@@ -140,9 +142,22 @@ class RecipeConfig(_Section):
 
 
 class FidelityConfig(_Section):
-    """How much of the recipe each trial gets: `full`, all epochs for every trial."""
+    """How much of the recipe each trial gets: `full`, all epochs for every trial, or `halving`,
+    which alone reads what is below `checkpoint_s` (`nasctl.rungs`)."""
 
-    name: Literal["full"]
+    name: Literal["full", "halving"]
+    checkpoint_s: NonNegative | None = 60.0
+    first: Count = 1
+    eta: Annotated[int, Field(ge=2, le=10**6)] = 3
+    cooldown: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.3
+    p_stop: BelowOne = 0.05
+    min_pairs: Annotated[int, Field(ge=3, le=10**6)] = 6
+    control_every: CountOrZero = 10
+    min_correlation: Fraction = 0.5
+
+    def to_halving(self) -> HalvingSettings | None:
+        """The value that the rule uses; None with `full`."""
+        return HalvingSettings.of(self.model_dump()) if self.name == "halving" else None
 
 
 def _one_as_list(value: object) -> object:
@@ -170,10 +185,13 @@ class ReferenceConfig(_Section):
 
 
 class OrderConfig(_Section):
-    """The section `search`: `nasctl.engine` explains order, window and max_failures."""
+    """The section `search`: `nasctl.engine` explains order, window and max_failures,
+    `nasctl.candidates` the others."""
 
     order: Literal["deterministic", "async"]
     window: Count
+    duplicates: Literal["replace", "repeat"]
+    max_seeds: Count
     max_failures: CountOrZero
 
 
@@ -209,6 +227,14 @@ class ExecutorConfig(_Section):
     address: Name | None
 
 
+class ReplayConfig(_Section):
+    """The run whose results `evaluator=replay` gives, and the simulated cluster."""
+
+    run: Text | None
+    workers: Count
+    crash_rate: BelowOne
+
+
 class TrackingConfig(_Section):
     """Where runs are shown beside the ledger."""
 
@@ -238,6 +264,7 @@ class SearchConfig(_Section):
     sampler: SamplerConfig
     latency: LatencyConfig
     evaluator: Name
+    replay: ReplayConfig
     executor: ExecutorConfig
     tracking: TrackingConfig
 

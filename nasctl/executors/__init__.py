@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from nasctl.environment import usable_cores
+from nasctl.environment import worker_count
 from nasctl.executors.base import Executor
 from nasctl.executors.inline import InlineExecutor
 from nasctl.executors.ray import RayExecutor
 
 __all__ = ["Executor", "create_executor", "worker_count"]
-
-
-def worker_count(workers: int | None, cpus: float) -> int:
-    """How many trainings run at a time: as asked, else as many as fit on the usable cores."""
-    return workers or max(1, int(usable_cores() // cpus))
 
 
 def create_executor(

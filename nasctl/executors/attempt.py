@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nasctl.executors.base import Job, failure
-from nasctl.trial import Outcome, OutcomeKind, Work
+from nasctl.trial import EpochMetrics, Outcome, OutcomeKind, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class Message:
 
 class Attempt:
     """Draws the epochs of one work from the job, one per `step()`, and never raises.
+
+    Epochs are counted from 1, unless they say themselves which they are (`EpochMetrics`).
 
     The last epoch and the end travel together: when the job has yielded `work.epochs` times it
     is run to its end before that epoch is told, which saves a round trip per training.
@@ -62,8 +64,8 @@ class Attempt:
         complete = Outcome(kind=OutcomeKind.COMPLETE)
         if metrics is None:
             return Message(outcome=complete)
+        self._epoch = metrics.epoch if isinstance(metrics, EpochMetrics) else self._epoch + 1
         metrics = {name: float(value) for name, value in metrics.items()}
-        self._epoch += 1
         if self._epoch >= self._work.epochs:
             self._ahead = next(self._epochs, None)
             if self._ahead is None:

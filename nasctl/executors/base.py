@@ -7,11 +7,12 @@ it asks `engine.next()`, runs the job, and hands every result to `engine.report`
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from nasctl.engine import Signal
-from nasctl.errors import NasctlError
+from nasctl.errors import EnvironmentProblemError, NasctlError
 from nasctl.trial import Outcome, OutcomeKind, Work
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ class EngineLike(Protocol):
 
     def next(self) -> Work | Signal: ...
 
+    def prefetch(self) -> None:
+        """To be called while every worker is busy: what takes time before the next `next`."""
+
     def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool: ...
 
     def end(self, work: Work, outcome: Outcome) -> None: ...
@@ -75,10 +79,22 @@ class Executor(Protocol):
 def failure(error: BaseException) -> Outcome:
     """How work ends whose job raised `error`: FAILED, with the reason in one line.
 
-    Our own errors explain themselves; others are named, and without a message only named.
+    BROKEN, if it is not the training that failed but the machine, as with a full disk: whatever
+    came next would fail too. Our own errors explain themselves; others are named, and without a
+    message only named.
     """
     text = " ".join(str(error).split())
-    if not isinstance(error, NasctlError):
+    kind = OutcomeKind.FAILED
+    if isinstance(error, EnvironmentProblemError) or _is_disk_problem(error):
+        kind = OutcomeKind.BROKEN
+    if isinstance(error, MemoryError):
+        text = f"out of memory: {text}" if text else "out of memory"
+    elif not isinstance(error, NasctlError):
         name = type(error).__name__
         text = f"{name}: {text}" if text else name
-    return Outcome(kind=OutcomeKind.FAILED, error=text[:500])
+    return Outcome(kind=kind, error=text[:500])
+
+
+def _is_disk_problem(error: BaseException) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, OSError) and error.errno in full

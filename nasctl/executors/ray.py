@@ -334,6 +334,8 @@ def _buffer_bytes(payload: object) -> int:
 def _last_line(error: BaseException) -> str:
     """Of an error text that may hold a traceback: the line that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Version mismatch"):  # which says it in many lines
+        return " ".join(lines)[:300]
     return (lines[-1] if lines else type(error).__name__)[:300]
 
 

@@ -67,9 +67,12 @@ class Flights:
         """Work for a free worker. Never more than workers: proposals are made when they start."""
         if self._should_end():
             return Signal.DONE
-        if len(self._flights) >= self._workers:
-            return Signal.WAIT
         try:
+            if len(self._flights) >= self._workers:
+                # Not before all of them train: Tune starts workers after it has asked for work.
+                if all(flight.since is not None for flight in self._flights.values()):
+                    self._engine.prefetch()
+                return Signal.WAIT
             answer = self._engine.next()
         except Exception as error:  # see the class
             self.error = error
@@ -277,5 +280,5 @@ def _lost(trial: TuneTrial) -> Outcome:
         if isinstance(error, RayActorError):
             cause = " ".join(str(error).split())
             if "memory" in cause:
-                reason += f" ({cause[:200]})"
+                reason = f"out of memory: {reason} ({cause[:200]})"
     return Outcome(kind=OutcomeKind.LOST, error=reason)

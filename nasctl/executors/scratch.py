@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nasctl.environment import RUN_MARK
 from nasctl.errors import EnvironmentProblemError
 
 PREFIX = "nasctl-"
@@ -33,7 +34,7 @@ def scratch_dir(places: Sequence[str] | None = None) -> Iterator[str]:
     Raises:
         EnvironmentProblemError: none of the places can be used.
     """
-    tried = list(places or (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"))
+    tried = list(places or _places())
     for place in tried:
         if len(os.fsencode(place)) + 1 + len(PREFIX) + 8 > LONGEST:
             continue
@@ -49,6 +50,8 @@ def scratch_dir(places: Sequence[str] | None = None) -> Iterator[str]:
         )
     with open(Path(folder, _LOCK), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(os.environ.get(RUN_MARK) or "-")  # from now on: free means dead
+        lock.flush()
         _remove_dead(Path(place))
         try:
             yield folder
@@ -59,10 +62,27 @@ def scratch_dir(places: Sequence[str] | None = None) -> Iterator[str]:
 def _remove_dead(place: Path) -> None:
     for folder in place.glob(PREFIX + "*"):
         try:
-            if folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_mtime < 60:
-                continue  # somebody else's, or so young that its lock may not be held yet
+            if folder.stat().st_uid != os.getuid():
+                continue
             with open(folder / _LOCK, "r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if lock.read() or time.time() - folder.stat().st_mtime > 60:
+                    shutil.rmtree(folder, ignore_errors=True)
+                # else so young that its lock may not be held yet
         except OSError:
             continue  # in use, or not ours after all
+
+
+def left_behind(uid: str) -> list[Path]:
+    """Scratch folders on this machine of a run that was killed; changes nothing."""
+    found = []
+    for place in dict.fromkeys(_places()):
+        for folder in sorted(Path(place).glob(PREFIX + "*")):
+            with contextlib.suppress(OSError), open(folder / _LOCK) as lock:
+                if lock.read() == uid:
+                    found.append(folder)
+    return found
+
+
+def _places() -> tuple[str, ...]:
+    return (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")

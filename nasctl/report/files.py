@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from nasctl.halving_report import halving_lines
 from nasctl.report import text
 from nasctl.report.page import headline
 from nasctl.report.view import (
@@ -71,6 +72,8 @@ def markdown(view: RunView, picture: str) -> str:
                 if m in split
                 else [text.title(m)]
             )
+        several = any(p.seeds > 1 for p in members)
+        heads += ["seeds"] if several else []
         lines += [_row(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
         for p in (*members, *reference_points(view)):
             cells = [f"{p.name} (reference)" if p.name else f"`{p.arch_id}`"]
@@ -81,6 +84,7 @@ def markdown(view: RunView, picture: str) -> str:
                 cells.append(f"{value} ({ends})" if ends else value)
                 if m in split:
                     cells.append(text.number(m, p.searched(m)[0]))
+            cells += [str(p.seeds)] if several else []
             lines.append(_row(cells))
         lines += ["", "In parentheses: 95 % intervals.", ""]
     notes = [
@@ -98,6 +102,7 @@ def markdown(view: RunView, picture: str) -> str:
         f"- Hypervolume: {text.significant(view.front['hypervolume'], 4)} "
         f"(reference point: {_md(reference)})",
         f"- Wall time: {text.duration(view.seconds)}",
+        *(f"- {_md(line)}" for line in halving_lines(view.front.get("halving"))),
         "",
         "```",
         view.command.replace("```", ""),

@@ -15,13 +15,15 @@ from nasctl.report.view import BlockRow, Member, Point, RunView, direction, tabl
 
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
-    """What all rows share: metrics, those with a searched and a measured column, best values."""
+    """What all rows share: metrics, those with a searched and a measured column, best values, and
+    whether any network has several seeds."""
 
     metrics: Sequence[str]
     measured: frozenset[str]
     best: Mapping[str, float | None]
     longest: float
     colour: Colours
+    seeds: bool
 
 
 def members_table(
@@ -40,6 +42,8 @@ def members_table(
             heads.append(_head(f"{metric}.search", f"{text.title(metric)} in search"))
         else:
             heads.append(_head(metric, text.title(metric)))
+    if columns.seeds:
+        heads.append(_head("seeds", "seeds"))
     rows = []
     for p in ordered:
         network = networks[p.arch_id]
@@ -69,6 +73,7 @@ def _columns(
         best=best,
         longest=max(extent(n) for n in networks.values()),
         colour=colours(networks.values()),
+        seeds=any(p.seeds > 1 for p in ordered),
     )
 
 
@@ -99,6 +104,9 @@ def _member_row(
         else:
             cells.append(_value_cell(metric, value, ends, best))
             sort_keys[metric] = value
+    if columns.seeds:
+        cells.append(f'<td class="n">{p.seeds}</td>')
+        sort_keys["seeds"] = p.seeds
     data = e(json.dumps(sort_keys))
     groups = "".join(
         f"<div><dt>{e(scope)}</dt><dd>{e(choice)}</dd></div>"

@@ -9,6 +9,7 @@ from typing import Any
 
 from nasctl.arch import Architecture
 from nasctl.report import text
+from nasctl.report.halving import halving_section
 from nasctl.report.members import members_table
 from nasctl.report.references import references_table
 from nasctl.report.sections import e, evidence, latency_table, search, setup
@@ -44,6 +45,7 @@ def page(view: RunView, *, css: str, script: str, plotly: str) -> str:
             references_table(view),
             evidence(view, found),
             search(view),
+            halving_section(view),
             latency_table(view),
             setup(view),
         )

@@ -7,12 +7,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import yaml
 
 from nasctl.report import text
-from nasctl.report.view import Point, RunView, median_error
+from nasctl.report.view import Point, RunView, avoided, median_error
 from nasctl.trial import State
 
 _MOST_FAILURES = 50
@@ -49,11 +50,14 @@ def evidence(view: RunView, found: Sequence[Point]) -> str:
 
 
 def _hypervolume_note(view: RunView, *, measured: bool) -> str:
-    final, last = view.front["hypervolume"], view.hypervolume_history[-1][1]
+    values = [value for _, value in view.hypervolume_history]
+    final, last = view.front["hypervolume"], values[-1]
+    falls = any(b < a for a, b in pairwise(values))
+    note = "; it falls where another seed corrected a lucky value" if falls else ""
     if math.isclose(final, last, rel_tol=1e-9):
-        return f"{text.significant(final, 4)} at the end"
+        return f"{text.significant(final, 4)} at the end{note}"
     why = "with the latencies measured at the end" if measured else "as it is now"
-    return f"dotted: {text.significant(final, 4)} {why}"
+    return f"dotted: {text.significant(final, 4)} {why}{note}"
 
 
 def search(view: RunView) -> str:
@@ -69,6 +73,15 @@ def search(view: RunView) -> str:
                 f"{_large(networks)} that the space can build "
                 f"({_large(size.get('configurations', networks))} configurations).</p>"
             )
+    if not_trained := avoided(view.front):
+        parts.append(f"<p>{e(not_trained)}.</p>")
+    for metric, spread in (view.front.get("seed_spread") or {}).items():
+        parts.append(
+            f"<p>{text.plural(spread['groups'], 'network')} trained more than once: from seed to "
+            f"seed {e(text.label(metric))} has a standard deviation of "
+            f"{e(text.number(metric, spread['sd']))} "
+            f"({text.plural(spread['df'], 'degree')} of freedom, pooled within networks).</p>"
+        )
     if view.rejections:
         rows = "".join(
             f'<tr><td>{e(reason)}</td><td class="n">{n:,}</td></tr>'

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from nasctl.arch import Architecture, Shape
+from nasctl.report import text
 from nasctl.trial import Direction, State, Trial, reference_label
 
 _CHARTED_COSTS = ("latency_ms", "params", "macs")
@@ -45,7 +46,8 @@ class RunView:
         config: the resolved configuration, plain values.
         trials: every started trial, in order of number.
         front: the object of front.json (DESIGN section 4): `objectives`, `reference_point`,
-            `hypervolume`, `trials` (a count for every state), `members` and `references`.
+            `hypervolume`, `trials` (a count for every state), `members`, `references`,
+            `trainings_avoided` (by reason) and `seed_spread` (of the accuracy).
         near_front: candidates measured whole because their intervals reach the front, in the
             shape of a front member (`arch_id`, `metrics`, `uncertainty`; the rest is not needed).
         hypervolume_history: (trial number, hypervolume after it), during the search.
@@ -98,6 +100,21 @@ class RunView:
         return self.front.get("references", ())  # type: ignore[no-any-return]
 
 
+def avoided(front: Mapping[str, Any]) -> str:
+    """What was not trained and why, in one line, or nothing.
+
+    Args:
+        front: the object of front.json.
+    """
+    counts = front.get("trainings_avoided") or {}
+    rejected, duplicates = counts.get("rejected", 0), counts.get("duplicates", 0)
+    if not rejected + duplicates:
+        return ""
+    parts = [f"{rejected:,} rejected by constraints"] if rejected else []
+    parts += [f"{text.plural(duplicates, 'proposal')} of known networks"] if duplicates else []
+    return f"{text.plural(rejected + duplicates, 'training')} avoided: {', '.join(parts)}"
+
+
 Shown = tuple[float | None, tuple[float, float] | None]
 """A value and its interval."""
 
@@ -127,6 +144,12 @@ class Point:
     choices: Mapping[str, Any]
     uncertainty: Mapping[str, Mapping[str, Any]]
     name: str = ""
+
+    @property
+    def seeds(self) -> int:
+        """How many trainings its values are the means of."""
+        known = [int(u["n"]) for u in self.uncertainty.values() if u.get("split")]
+        return max([1, len(self.numbers), *known])
 
     def measured(self, metric: str) -> Shown:
         """What was measured after the search, with its interval; (None, None) where nothing was."""

@@ -67,7 +67,7 @@ def write_report(view: RunView, target: Path) -> list[Path]:
     try:
         page_file.parent.mkdir(parents=True, exist_ok=True)
         for path, content in contents.items():
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
             written[path] = Path(name)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

@@ -25,6 +25,7 @@ __all__ = [
     "check_options",
     "create_sampler",
     "derive_seed",
+    "sampler_note",
 ]
 
 
@@ -90,7 +91,18 @@ def _gp(
     )
 
 
+def _known_cost(
+    context: SamplerContext, *, startup_trials: int = 6, pool_size: int = 10_000
+) -> Sampler:
+    from nasctl.samplers.known_cost.sampler import KnownCostSampler, unknown_objectives
+
+    if len(unknown_objectives(context)) > 1:  # see sampler_note
+        return _tpe(context)
+    return KnownCostSampler(context, startup_trials=startup_trials, pool_size=pool_size)
+
+
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "known_cost": _known_cost,
     "random": _random,
     "tpe": _tpe,
     "nsga2": _nsga2,
@@ -106,6 +118,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "crossover_prob": (0, 1),
     "swapping_prob": (0, 1),
     "dividing_parameter": (1, 100),
+    "pool_size": (100, 100_000),
 }
 
 
@@ -140,6 +153,22 @@ def _option_problem(key: str, value: object, wanted: Any) -> str | None:
         return f"expected {'a whole number' if wanted is int else 'a number'}, got {value!r}"
     low, high = _RANGES[key]
     return None if low <= value <= high else f"must be between {low:g} and {high:g}, got {value!r}"
+
+
+def sampler_note(name: str, context: SamplerContext) -> str | None:
+    """What a user should know of this sampler on this problem, or None."""
+    if name != "known_cost":
+        return None
+    from nasctl.samplers.known_cost.sampler import unknown_objectives
+
+    unknown = unknown_objectives(context)
+    if len(unknown) < 2:
+        return None
+    return (
+        f"sampler=known_cost models one objective that only training tells; here these are "
+        f"{', '.join(unknown)}, so proposals come from sampler=tpe. If they are known before "
+        f"training, give the family a `cost`"
+    )
 
 
 def create_sampler(name: str, options: Mapping[str, Any], context: SamplerContext) -> Sampler:

@@ -9,7 +9,7 @@ crash continues as the one that lived through it, and nothing of a sampler needs
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -26,10 +26,13 @@ class Proposal:
         choices: the active decisions.
         state: what the sampler cannot rebuild from the choices; plain JSON, stored with the trial
             and handed back in its observation.
+        repeat: train the network again, with another seed, although it is known: its result is
+            doubtful and matters. Without it a known network is turned away.
     """
 
     choices: Choices
     state: Mapping[str, Any] = field(default_factory=dict)
+    repeat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,9 @@ class Observation:
         violations: constraint name to how far the value is over its bound, in any fixed scale;
             0 or less is feasible. Constraints left out are satisfied.
         rejected: never trained, because it breaks a constraint or cannot be built.
+        rungs: accuracy by epoch at the rungs that the trial reached, each after a cool-down; empty
+            without early stopping.
+        pruned: stopped at a rung; it has rungs and no values.
     """
 
     number: int
@@ -53,6 +59,23 @@ class Observation:
     values: tuple[float, ...] | None = None
     violations: Mapping[str, float] = field(default_factory=dict)
     rejected: bool = False
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    pruned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a configuration before training.
+
+    Attributes:
+        id: of the network; configurations that decode to one network share it.
+        costs: metric to value.
+        feasible: within all constraints.
+    """
+
+    id: str
+    costs: Mapping[str, float]
+    feasible: bool
 
 
 class Sampler(Protocol):
@@ -96,12 +119,20 @@ class SamplerContext:
         directions: of the objectives, in the order of `Observation.values`.
         seed: of the search.
         trials: how many will be run; strategies may plan with it.
+        objectives: their names, in the same order; empty if there is nothing to know but values.
+        reference_point: of the hypervolume, by objective.
+        price: what is known of a configuration before training; None: it cannot be built. Pure.
+        max_seeds: trainings of one network at most; 1: no proposal is a repeat.
     """
 
     space: SearchSpace
     directions: tuple[Direction, ...]
     seed: int
     trials: int
+    objectives: tuple[str, ...] = ()
+    reference_point: Mapping[str, float] = field(default_factory=dict)
+    price: Callable[[Choices], Known | None] | None = None
+    max_seeds: int = 1
 
 
 def derive_seed(*parts: str | int, bits: int = 64) -> int:

@@ -22,7 +22,7 @@ class Ranking:
         needed: set[str] = set()
         self._kept: list[set[str]] = [set()]
         for d in reversed(self._decisions):
-            needed = (needed - {d.name}) | set(d.when or {})
+            needed = (needed - {d.name}).union(*d.conditions())
             self._kept.append(set(needed))
         self._kept.reverse()
         self._ways: list[dict[_State, int]] = [{} for _ in self._kept]

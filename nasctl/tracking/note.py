@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence, Set
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from nasctl.tracking.text import TAG_LENGTH, cut, redact, show_number
@@ -58,21 +59,31 @@ def _references(records: RunRecords) -> Iterator[str]:
     yield ""
 
 
+def _means(group: Sequence[Trial], names: Sequence[str]) -> dict[str, float]:
+    """Of the seeds of one network."""
+    known = [{**t.cost, **t.metrics} for t in group]
+    return {n: fmean(m[n] for m in known) for n in names if all(n in m for m in known)}
+
+
 def _front_table(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> Iterator[str]:
-    rows: dict[str, tuple[int, dict[str, float]]] = {}
+    groups: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.state is State.COMPLETE and trial.arch_id in front:
-            rows.setdefault(trial.arch_id, (trial.number, {**trial.cost, **trial.metrics}))
+            groups.setdefault(trial.arch_id, []).append(trial)
     names = list(records.objectives)
-    if not rows or not names:
+    if not groups or not names:
         return
+    rows = {
+        arch_id: (", ".join(str(t.number) for t in group), _means(group, names))
+        for arch_id, group in groups.items()
+    }
     sign = -1 if records.objectives[names[0]] == "max" else 1
     order = sorted(rows.items(), key=lambda item: sign * item[1][1].get(names[0], math.inf))
     yield f"| network | trial | {' | '.join(names)} |"
     yield f"|---|---:|{'---:|' * len(names)}"
-    for arch_id, (number, metrics) in order[:_ROWS]:
+    for arch_id, (numbers, metrics) in order[:_ROWS]:
         cells = " | ".join(show_number(metrics.get(name)) for name in names)
-        yield f"| `{arch_id}` | {number} | {cells} |"
+        yield f"| `{arch_id}` | {numbers} | {cells} |"
     if len(order) > _ROWS:
         yield f"\n{len(order) - _ROWS} more in front.json."
     yield ""

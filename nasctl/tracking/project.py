@@ -249,8 +249,13 @@ def _uploads(
             sha256 = _sha256(path, (stat.st_mtime_ns, stat.st_size), state)
         except FileNotFoundError:
             continue  # being replaced at this moment; the next projection sees it
-        owner = next((key for arch, key in owners.items() if path.name.startswith(arch)), None)
-        yield _Upload(owner or views[0].key, path, folder.strip("/"), sha256)
+        owner = owners.get(_network_of(path.name), views[0].key)
+        yield _Upload(owner, path, folder.strip("/"), sha256)
+
+
+def _network_of(name: str) -> str:
+    """The id in front of a file name: `ID.json`, `ID-s0.safetensors`."""
+    return name.partition(".")[0].partition("-")[0]
 
 
 def _sha256(path: Path, stamp: tuple[int, int], state: ProjectionState) -> str:

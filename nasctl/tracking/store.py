@@ -44,6 +44,9 @@ ENVIRONMENT = {
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 _ARTIFACTS_TAG = "nasctl.artifacts"
+_BATCH_ENTITIES = 1000
+_BATCH_TEXTS = 100
+"""What goes into one request of `log_batch`: in all, and of parameters and of tags each."""
 
 
 class GoneError(Exception):
@@ -241,9 +244,8 @@ class Store:
             *(entities.Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points),
             *self._latest(view, sent),
         ]
-        # In three steps, so that the digest is there only if everything else is.
-        digest = {k: tags.pop(k) for k in ("nasctl.digest",) if k in tags}
-        self._log(sent, metrics, params, tags)
+        # The digest is there only if everything else is: a store writes the tags of a batch last,
+        # and the status, which it finds cheapest while the run is empty, has gone before.
         if sent.status != view.status:
             if view.status == "RUNNING":
                 self.client.update_run(sent.run_id, status=view.status)
@@ -251,7 +253,18 @@ class Store:
                 self.client.set_terminated(sent.run_id, view.status, view.end_ms)
             sent.status = view.status
             self.writes += 1
-        if digest and view.status != "RUNNING":
+        digest = {k: tags.pop(k) for k in ("nasctl.digest",) if k in tags}
+        if view.status == "RUNNING":
+            digest = {}
+        one_batch = (
+            len(metrics) + len(params) + len(tags) < _BATCH_ENTITIES
+            and len(params) <= _BATCH_TEXTS
+            and len(tags) < _BATCH_TEXTS
+        )
+        if one_batch:
+            self._log(sent, metrics, params, tags | digest)
+        else:  # the client cuts it up and sends the last metrics after the tags
+            self._log(sent, metrics, params, tags)
             self._log(sent, [], {}, digest)
         sent.points = len(view.points)
 

@@ -46,7 +46,7 @@ class ExecutorContract:
         assert all(o.kind is OutcomeKind.FAILED for o in errors.values())
         assert errors[1].error == "ValueError: no good at all"
         assert errors[2].error == "loss is NaN in epoch 2"
-        assert errors[4].error == "MemoryError"
+        assert errors[4].error == "out of memory"
         assert all([epoch for epoch, _ in engine.reports[n, 1]] == [1] for n in errors)
 
     def test_stop_ends_work_after_that_epoch(self, engine: RecordingEngine) -> None:

@@ -7,6 +7,7 @@ import pytest
 from nasctl.executors.base import Executor
 from nasctl.executors.inline import InlineExecutor
 from nasctl.executors.ray import RayExecutor
+from nasctl.executors.simulated import SimulatedExecutor
 from tests.contracts.executor_contract import ExecutorContract
 
 
@@ -15,6 +16,13 @@ class TestInline(ExecutorContract):
     @classmethod
     def executor(cls) -> Executor:
         return InlineExecutor()
+
+
+class TestSimulated(ExecutorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Executor:
+        return SimulatedExecutor(workers=2, seconds=lambda work: {1: 2.0, 2: 1.0 + work.number})
 
 
 class TestRay(ExecutorContract):

@@ -34,6 +34,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {  # options, and trials of a run
     "tpe": ({"startup_trials": 5}, 40),
     "nsga2": ({"population_size": 6}, 60),
     "nsga3": ({"population_size": 6}, 60),
+    "known_cost": ({"startup_trials": 4}, 12),
     "gp": ({"startup_trials": 2}, 6),  # slow: the model answers for the last one only
 }
 LEARNING = ("tpe", "nsga2", "nsga3", "gp")

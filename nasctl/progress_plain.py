@@ -1,0 +1,148 @@
+"""Layer 5: what a search shows without a terminal: lines, or nothing but warnings."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from nasctl.progress_board import Board, Ended, result_text
+from nasctl.report import text
+from nasctl.trial import Evaluation, State, Trial
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FRACTION = re.compile(r"(\d+)\s*/\s*(\d+)")
+_LEAST_SECONDS = 1.0  # between two lines of trials
+
+
+class NoProgress:
+    """Shows nothing but warnings, which go to standard error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def phase(self, text: str) -> None: ...
+    def started(self, total: int, trials: Iterable[Trial]) -> None: ...
+    def trial_started(self, trial: Trial) -> None: ...
+    def epoch(self, trial: Trial, evaluation: Evaluation) -> None: ...
+    def trial_ended(self, trial: Trial) -> None: ...
+    def rejected(self, count: int) -> None: ...
+    def front(self, size: int, hypervolume: float) -> None: ...
+    def finished(self, summary: str) -> None: ...
+
+    def warning(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class Shown(NoProgress):
+    """What both displays share: a console and the board."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._board = Board(clock)
+
+    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
+        self._board.epoch(trial, evaluation)
+
+    def trial_started(self, trial: Trial) -> None:
+        self._board.trial_started(trial)
+
+    def trial_ended(self, trial: Trial) -> None:
+        self._board.trial_ended(trial)
+
+    def rejected(self, count: int) -> None:
+        self._board.rejected = count
+
+    def front(self, size: int, hypervolume: float) -> None:
+        self._board.set_front(size, hypervolume)
+
+    def _line(self, line: str, style: str = "") -> None:
+        """One line, as it is: no markup, no wrapping, no shortening."""
+        self._console.print(line, style=style, markup=False, soft_wrap=True)
+
+    def warning(self, text: str) -> None:
+        self._line(f"warning: {text}", "yellow")
+
+
+class PlainProgress(Shown):
+    """One line per phase and per finished trial, without any control codes.
+
+    Of trials that follow each other faster than once a second, only the first and the last, and
+    those that failed, have a line: rich takes longer for one than a lookup for a training.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._last_phase = ""
+        self._quiet_until = -math.inf
+        self._held: Ended | None = None  # the newest, if it has no line yet
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._show_held()
+
+    def _line(self, line: str, style: str = "") -> None:
+        self._show_held()
+        super()._line(line, style)
+
+    def phase(self, text: str) -> None:
+        what = FRACTION.sub("", text).strip()
+        if what != self._last_phase:
+            self._last_phase = what
+            self._line(text)
+
+    def started(self, total: int, trials: Iterable[Trial]) -> None:
+        self._board.started(total, trials)
+        there = f", {self._board.ended} of them finished before" if self._board.ended else ""
+        self._line(f"searching: {text.plural(total, 'trial')}{there}")
+
+    def trial_ended(self, trial: Trial) -> None:
+        self._held = self._board.trial_ended(trial) or self._held
+        now = self._board.clock()
+        if now >= self._quiet_until or trial.state is State.FAILED or trial.is_reference:
+            self._quiet_until = now + _LEAST_SECONDS
+            self._show_held()
+
+    def _show_held(self) -> None:
+        ended, self._held = self._held, None
+        if ended is None:
+            return
+        board, trial = self._board, ended.trial
+        width = len(str(board.total))
+        count = f"{board.ended:>{width}}/{board.total}"
+        parts = [
+            f"[{'reference' if trial.is_reference else count}] {trial.state.value:<8}",
+            f"{trial.label} {trial.arch_id}",
+            result_text(trial),
+        ]
+        if trial.seconds:
+            parts.append(f"in {text.duration(trial.seconds)}")
+        if board.front is not None and not trial.is_reference:
+            size, hypervolume = board.front
+            parts.append(f"front {size}{'+' if ended.joined_front else ''}")
+            parts.append(f"hypervolume {text.significant(hypervolume, 4)}")
+        left = board.seconds_left()
+        if left is not None and left >= 1:
+            parts.append(f"{text.duration(left)} left")
+        self._line("  ".join(parts))
+
+    def finished(self, summary: str) -> None:
+        self._line(summary)

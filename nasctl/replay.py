@@ -1,0 +1,171 @@
+"""Layer 4: `evaluator=replay`, the results of an earlier run in the place of training.
+
+What is replayed are the finished trainings of the run: their metrics epoch by epoch, their times
+and their costs. A proposal of a network that the run never trained is answered with the nearest
+one that it did train (`search_spaces.nearest`): the choices of all samplers then lead somewhere,
+to networks like the one they ask for. Turning such proposals away instead would leave random
+draws, whatever the sampler.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasctl.arch import Architecture, Block, Cost
+from nasctl.errors import ConfigError, EnvironmentProblemError, unknown
+from nasctl.ledger import Ledger
+from nasctl.records import LEDGER, find_run
+from nasctl.space import Choices, Family
+from nasctl.trial import EpochMetrics, State, Trial, Work
+from search_spaces.nearest import Nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """The finished trainings of a run.
+
+    Attributes:
+        trials: in order of their numbers, COMPLETE all of them; no repeated (network, seed).
+        validation_images: of that run.
+    """
+
+    trials: tuple[Trial, ...]
+    validation_images: int | None
+
+    @functools.cached_property
+    def networks(self) -> dict[str, list[Trial]]:
+        """The trainings of each network by its id, in order of their seeds."""
+        found: dict[str, list[Trial]] = {}
+        for trial in sorted(self.trials, key=lambda t: (t.seed, t.number)):
+            found.setdefault(trial.arch_id, []).append(trial)
+        return found
+
+    def training(self, work: Work) -> Trial:
+        """The one with the seed of `work`; another of the network where there is none."""
+        trials = self.networks[work.architecture.id]
+        exact = (t for t in trials if t.seed == work.seed)
+        return next(exact, trials[work.seed % len(trials)])
+
+    def cost(self, architecture: Architecture) -> Cost:
+        return self.networks[architecture.id][0].cost
+
+
+def load_recording(
+    run: str, block_types: Mapping[str, type[Block]], config: Mapping[str, Any]
+) -> Recording:
+    """Reads a run for being replayed.
+
+    Args:
+        run: its folder.
+        block_types: op name to class.
+        config: resolved, of the search that replays.
+
+    Raises:
+        ConfigError: there is no such run, nothing of it is finished, it searched something else, or
+            its trainings do not report an objective.
+    """
+    try:
+        directory = find_run(run)
+        ledger = Ledger(Path(directory) / LEDGER, block_types, readonly=True)
+    except EnvironmentProblemError as error:
+        raise ConfigError(f"replay.run: {error}") from None
+    try:
+        trials = [t for t in ledger.trials() if t.state is State.COMPLETE]
+        recorded = ledger.meta("config", {})
+        images = ledger.meta("validation_images")
+    finally:
+        ledger.close()
+    if not trials:
+        raise ConfigError(f"replay.run: {run}: no finished training in it")
+    problems = list(_differences(run, recorded, config))
+    metrics = set.intersection(*(set(t.metrics) for t in trials))
+    problems += [
+        f"objectives: {unknown('metric', m, sorted(metrics))} in {run}"
+        for m in config["objectives"]
+        if m not in metrics
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return Recording(trials=tuple(trials), validation_images=images)
+
+
+def _differences(run: str, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """What makes the results of the run those of other networks or trainings."""
+    for path in ("space", "data", "recipe.epochs"):
+        was, now = recorded, config
+        for part in path.split("."):
+            was, now = was[part], now[part]
+        if was != now:
+            shown = f": {was}, here {now}" if path == "recipe.epochs" else ""
+            yield (
+                f"{path}: not that of {run}{shown}; replay it with its own configuration: "
+                f"nasctl search {run}/config.yaml evaluator=replay replay.run={run} name=..."
+            )
+
+
+def replayed_family(family: Family, recording: Recording) -> Family:
+    """The same choices, but every one of them leads to a network that was trained."""
+    known: dict[str, tuple[Choices, Architecture]] = {}
+    for trial in recording.trials:
+        known.setdefault(trial.arch_id, (trial.choices, trial.architecture))
+    networks: Sequence[tuple[Choices, Architecture]] = list(known.values())
+    nearest = Nearest(family.space, [choices for choices, _ in networks])
+
+    def decode(choices: Choices) -> Architecture:
+        asked = family.decode(choices)  # what cannot be built was not to be had then either
+        found = known.get(asked.id) or networks[nearest(choices)]
+        return found[1]
+
+    return Family(
+        space=family.space,
+        decode=decode,
+        cost=recording.cost,
+        count_networks=lambda: len(networks),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayJob:
+    """Tells what was recorded, and how long it took."""
+
+    recording: Recording
+
+    @property
+    def payload(self) -> None:
+        """There is no data."""
+
+    def with_payload(self, payload: object) -> ReplayJob:
+        """The same job: there is no data to bind."""
+        del payload
+        return self
+
+    def prepare(self) -> None:
+        """Nothing: the recording is there."""
+
+    def __call__(self, work: Work) -> Iterator[EpochMetrics]:
+        """The epochs of the training, as they were reported."""
+        for evaluation in self.recording.training(work).evaluations:
+            yield EpochMetrics(evaluation.metrics, evaluation.epoch)
+
+    def seconds(self, work: Work) -> dict[int, float]:
+        """The recorded time of each epoch that is reported.
+
+        Where epochs report their own times (`seconds`, and `cooldown_seconds` at a rung), the time
+        of the whole training is shared out in proportion, and cool-downs at epochs that are no rung
+        of `work` are left out; elsewhere every epoch took as long.
+        """
+        trial = self.recording.training(work)
+        last = trial.evaluations[-1].epoch
+        own = {e.epoch: e.metrics.get("seconds", 0.0) for e in trial.evaluations}
+        if len(own) != last or not all(own.values()):
+            # Of an evaluator that reports its last epoch alone, that one took all of the time.
+            before = [0, *own][: len(own)]
+            return {e: (e - b) * trial.seconds / last for e, b in zip(own, before, strict=True)}
+        extra = {e.epoch: e.metrics.get("cooldown_seconds", 0.0) for e in trial.evaluations}
+        # An attempt that went on from a checkpoint took less than its epochs: they count then.
+        scale = max(1.0, trial.seconds / (sum(own.values()) + sum(extra.values())))
+        return {e: scale * (own[e] + (extra[e] if e in work.rungs else 0.0)) for e in own}

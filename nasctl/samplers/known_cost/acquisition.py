@@ -1,0 +1,237 @@
+"""How much a training is worth: the expected gain of the hypervolume of what is believed.
+
+Averaged over the models, and over joint samples of the front's true accuracies, so that lucky
+values do not block their neighbours (Daulton et al. 2021, noisy expected hypervolume improvement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nasctl.samplers.known_cost.gp import Array
+from nasctl.samplers.known_cost.improvement import expected_improvement, front_of
+from nasctl.samplers.known_cost.posterior import Prediction
+from nasctl.samplers.known_cost.scale import Scale
+
+Index = npt.NDArray[np.intp]
+Predictions = Sequence[tuple[float, Prediction]]
+
+EXAMINED = 200  # candidates that are examined exactly; a bound ranks the rest
+EXAMINED_SLOWLY = 40  # with three costs and more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the hypervolume is measured from.
+
+    Attributes:
+        score: that counts for nothing.
+        costs: (k,).
+    """
+
+    score: float
+    costs: Array
+
+
+def mixture(predictions: Predictions) -> tuple[Array, Array]:
+    """Mean and deviation of the weighted models at pool and local candidates."""
+    mean = np.add.reduce([w * p.mean for w, p in predictions])
+    square = np.add.reduce([w * (p.sd**2 + p.mean**2) for w, p in predictions])
+    return mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
+
+
+def _promising(
+    mean: Array,
+    sd: Array,
+    costs: Array,
+    *,
+    front: tuple[Array, Array],
+    target: Target,
+    scale: Scale,
+) -> Index:
+    """The candidates worth an exact answer: the best by the gain over what dominates them, times
+    all the room there is, and times the room up to the next better member."""
+    count = EXAMINED if costs.shape[1] <= 2 else EXAMINED_SLOWLY
+    if len(costs) <= count:
+        return np.arange(len(costs))
+    level = np.full(len(costs), target.score)
+    for score, cost in zip(*front, strict=True):  # ascending in score
+        np.maximum(level, score, out=level, where=(cost <= costs).all(axis=1))
+    gain = scale.psi(mean, sd, level)
+    room = np.maximum(target.costs - costs, 0.0)
+    best = np.argpartition(-gain * room.prod(axis=1), count - 1)[:count]
+    if costs.shape[1] != 1:
+        return np.sort(best)
+    dearer = np.full(len(costs), target.costs[0])
+    for score, cost in zip(*front, strict=True):
+        np.minimum(dearer, cost[0], out=dearer, where=score > level)
+    near = np.maximum(dearer - costs[:, 0], 0.0)
+    return np.union1d(best, np.argpartition(-gain * near, count - 1)[:count])
+
+
+def candidate_gains(
+    predictions: Predictions,
+    costs: Array,
+    points: Array,
+    *,
+    target: Target,
+    scale: Scale,
+    samples: int,
+    rng: np.random.Generator,
+) -> tuple[Index, Array]:
+    """The expected improvement of the promising candidates.
+
+    Args:
+        predictions: at pool and local candidates, and at the points.
+        costs: of the candidates, (p, k).
+        points: costs of the points, which may be on the front, (m, k).
+        target: see `Target`.
+        scale: of the predictions.
+        samples: of the front, shared out by the weights of the models.
+        rng: of the samples.
+
+    Returns:
+        Their indices, and the gains.
+    """
+    mean, sd = mixture(predictions)
+    _, heaviest = max(predictions, key=lambda p: p[0])
+    believed = scale.scores(heaviest.mean_at)
+    members = front_of(believed, points)
+    index = _promising(
+        mean,
+        sd,
+        costs,
+        front=(believed[members], points[members]),
+        target=target,
+        scale=scale,
+    )
+    total = np.zeros(len(index))
+    for weight, prediction in predictions:
+        draws = max(1, round(samples * weight))
+        for drawn in prediction.samples_at(rng, draws):
+            scores = scale.scores(drawn)
+            members = front_of(scores, points)
+            total += (weight / draws) * expected_improvement(
+                prediction.mean[index],
+                prediction.sd[index],
+                costs[index],
+                front_scores=scores[members],
+                front_costs=points[members],
+                reference_score=target.score,
+                reference_costs=target.costs,
+                psi=scale.psi,
+            )
+    return index, total
+
+
+def _gain_of_a_look(
+    believed: tuple[float, float],
+    costs: Array,
+    others: tuple[Array, Array],
+    *,
+    noise: float,
+    target: Target,
+    scale: Scale,
+    counted: bool,
+) -> float:
+    """What a result is expected to add to the believed front of `points`.
+
+    It moves the believed mean by N(0, s^2), s^2 = v^2 / (v + noise): the knowledge gradient
+    (Frazier, Powell and Dayanik 2009) with the exact hypervolume as utility.
+
+    Args:
+        believed: mean and deviation of the one that is trained.
+        costs: of it, (k,).
+        others: scores and costs of what else may be on the front, (m,), (m, k).
+        noise: variance of one result.
+        target, scale: as everywhere.
+        counted: its mean is part of the believed front already, so only what is beyond is a gain.
+    """
+    mean, sd = believed
+    scores, points = others
+    members = front_of(scores, points)
+    move = sd * sd / np.sqrt(sd * sd + noise)
+    after, now = expected_improvement(
+        np.full(2, mean),
+        np.array([move, 1e-6]),
+        np.stack([costs, costs]),
+        front_scores=scores[members],
+        front_costs=points[members],
+        reference_score=target.score,
+        reference_costs=target.costs,
+        psi=scale.psi,
+    )
+    return max(float(after - now if counted else after), 0.0)
+
+
+def fresh_gain(
+    prediction: Prediction,
+    candidate: int,
+    costs: Array,
+    points: Array,
+    *,
+    target: Target,
+    scale: Scale,
+) -> float:
+    """What training a candidate adds: the same measure as `repeat_gains`, to compare with it.
+
+    The front has only what was trained, so all of the candidate's improvement is a gain.
+    """
+    return _gain_of_a_look(
+        (float(prediction.mean[candidate]), float(prediction.sd[candidate])),
+        costs,
+        (scale.scores(prediction.mean_at), points),
+        noise=prediction.noise,
+        target=target,
+        scale=scale,
+        counted=False,
+    )
+
+
+def repeat_gains(
+    prediction: Prediction,
+    points: Array,
+    *,
+    among: Sequence[int],
+    target: Target,
+    scale: Scale,
+) -> tuple[Index, Array]:
+    """What another training of a point adds to the believed front.
+
+    A member without rivals gains nothing, one whose place depends on a lucky value much.
+
+    Args:
+        prediction: at the points.
+        points: their costs.
+        among: the points that may be trained again.
+        target, scale: as everywhere.
+
+    Returns:
+        Those near the believed front, and their gains.
+    """
+    scores = scale.scores(prediction.mean_at)
+    optimistic = scale.scores(prediction.mean_at + 2 * prediction.sd_at)
+    members = front_of(scores, points)
+    near = []
+    gains = []
+    for i in among:
+        if any((points[j] <= points[i]).all() and scores[j] > optimistic[i] for j in members):
+            continue
+        others = np.delete(np.arange(len(points)), i)
+        near.append(i)
+        gains.append(
+            _gain_of_a_look(
+                (float(prediction.mean_at[i]), float(prediction.sd_at[i])),
+                points[i],
+                (scores[others], points[others]),
+                noise=prediction.noise,
+                target=target,
+                scale=scale,
+                counted=True,
+            )
+        )
+    return np.array(near, dtype=np.intp), np.array(gains)

@@ -1,0 +1,361 @@
+"""The search strategy: what to train next, where all objectives but one are known before training.
+
+Used through nasctl's ask/tell interface (`sampler`) and as an Optuna sampler (`optuna_sampler`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nasctl.samplers.base import Known, Observation, Proposal, derive_seed
+from nasctl.samplers.known_cost.acquisition import (
+    Target,
+    candidate_gains,
+    fresh_gain,
+    repeat_gains,
+)
+from nasctl.samplers.known_cost.features import Encoder
+from nasctl.samplers.known_cost.gp import Array, Points
+from nasctl.samplers.known_cost.improvement import front_of
+from nasctl.samplers.known_cost.pool import (
+    ENUMERATED,
+    Candidate,
+    Price,
+    PriceList,
+    build_pool,
+    feasible,
+)
+from nasctl.samplers.known_cost.pool import relatives as relatives_of
+from nasctl.samplers.known_cost.surrogate import Result, Surrogate, repeat_noise
+from nasctl.space import Choices, SearchSpace
+from nasctl.trial import Direction
+
+FEWEST = 3  # results without which there is no model
+POINTS = 60  # trained networks at most that are considered for the front
+PARENTS = 24
+RANKED = 25  # proposals kept for attempts that are turned away
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """The objectives, one of them unknown.
+
+    Attributes:
+        objectives: metric to direction, in the order of the told values.
+        unknown: the one that only training tells.
+        bound: its largest possible value, None where there is none; see `Scale`.
+        reference: point of the hypervolume by metric; costs left out: 1.1 times the largest in the
+            pool; the unknown left out: the worst value told.
+    """
+
+    objectives: Mapping[str, Direction]
+    unknown: str
+    bound: float | None
+    reference: Mapping[str, float]
+
+    @property
+    def costs(self) -> list[str]:
+        """The objectives that are known."""
+        return [m for m in self.objectives if m != self.unknown]
+
+    def sign(self, metric: str) -> float:
+        """That makes it a cost: smaller is better."""
+        return -1.0 if self.objectives[metric] == "max" else 1.0
+
+    def cost_vector(self, known: Known) -> Array:
+        """The known objectives, smaller is better."""
+        return np.array([self.sign(m) * known.costs[m] for m in self.costs])
+
+    def score(self, value: float) -> float:
+        """The unknown objective, more is better."""
+        return -self.sign(self.unknown) * value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How hard to try.
+
+    Attributes:
+        startup: trials spread over the costs before the model decides.
+        pool: random candidates, unless the space is small enough to have all.
+        relatives: of good networks, added to the pool for each proposal.
+        samples: of the front, for each model.
+        max_seeds: trainings of one network at most.
+    """
+
+    startup: int = 10
+    pool: int = 10_000
+    relatives: int = 300
+    samples: int = 8
+    max_seeds: int = 1
+
+
+class KnownCostStrategy:
+    """Proposals are pure functions of (seed, number, attempt, pending, told observations).
+
+    Args:
+        space: the decisions.
+        price: what is known of a configuration.
+        aim: see `Aim`.
+        seed: of everything random.
+        options: see `Options`.
+    """
+
+    def __init__(
+        self, space: SearchSpace, price: Price, aim: Aim, *, seed: int, options: Options
+    ) -> None:
+        self._space = space
+        self._price = PriceList(price)
+        self._aim = aim
+        self._seed = seed
+        self._options = options
+        self._is_enumerated = space.count() <= ENUMERATED
+        self._results: list[Result] = []
+        self._choices: list[Choices] = []
+        self._ids: set[str] = set()
+        self._trainings: dict[str, int] = {}
+        self._early: list[Observation] = []  # told before the pool was needed
+        self._ranked: tuple[object, list[Proposal]] = (None, [])
+
+    # -- the pool ------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Builds the pool at the first proposal."""
+        if hasattr(self, "_pool"):
+            return
+        rng = random.Random(derive_seed(self._seed, "pool"))
+        self._pool = build_pool(self._space, self._price, self._options.pool, rng)
+        if not self._pool:
+            return
+        sample = [(c.choices, c.known.costs) for c in self._pool]
+        self._encoder = Encoder(self._space, sample)
+        self._numbers = {c.known.id: i for i, c in enumerate(self._pool)}
+        self._features = self._points([(c.choices, c.known) for c in self._pool])
+        self._costs = np.stack([self._aim.cost_vector(c.known) for c in self._pool])
+        self._reference = self._reference_costs()
+        self._surrogate = Surrogate(
+            self._features, seed=self._seed, first=FEWEST, bound=self._aim.bound
+        )
+        self._in_pool = set(self._numbers)
+
+    def _points(self, networks: Sequence[tuple[Choices, Known]]) -> Points:
+        """Their features, and the number of each network."""
+        features = self._encoder([(choices, known.costs) for choices, known in networks])
+        numbers = [self._numbers.setdefault(k.id, len(self._numbers)) for _, k in networks]
+        own = np.array(numbers, dtype=np.float64)[:, None]
+        return Points({**features.groups, "network": own})
+
+    def _reference_costs(self) -> Array:
+        given = self._aim.reference
+        worst = self._costs.max(axis=0)
+        default = worst + 0.1 * np.abs(worst)
+        return np.array(
+            [
+                self._aim.sign(m) * given[m] if m in given else default[i]
+                for i, m in enumerate(self._aim.costs)
+            ]
+        )
+
+    # -- telling -------------------------------------------------------------------------------
+
+    def tell(self, observation: Observation) -> None:
+        """See `Sampler.tell`."""
+        self._early.append(observation)
+
+    def _learn(self) -> None:
+        for o in self._early:
+            known = self._price(dict(o.choices))
+            if known is None:
+                continue
+            self._ids.add(known.id)
+            if o.rejected:
+                continue
+            self._trainings[known.id] = self._trainings.get(known.id, 0) + 1
+            names = list(self._aim.objectives)
+            score = None
+            if o.values is not None:
+                score = self._aim.score(o.values[names.index(self._aim.unknown)])
+            rungs = {e: self._aim.score(v) for e, v in o.rungs.items()}
+            if score is None and not rungs:
+                continue
+            self._choices.append(dict(o.choices))
+            self._results.append(
+                Result(
+                    network=known.id,
+                    features=self._points([(dict(o.choices), known)]),
+                    costs=self._aim.cost_vector(known),
+                    score=score,
+                    rungs=rungs,
+                )
+            )
+        self._early.clear()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def ask(
+        self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
+    ) -> Proposal | None:
+        """See `Sampler.ask`; None when every network of a small space is known."""
+        self._prepare()
+        if not self._pool:
+            return self._anything(number, attempt)
+        self._learn()
+        key = (number, len(self._results), len(self._ids), [list(p.items()) for p in pending])
+        if self._ranked[0] != key:
+            waiting = [(dict(p), k) for p in pending if (k := self._price(dict(p))) is not None]
+            self._ranked = key, self._rank(number, waiting)
+        ranked = self._ranked[1]
+        if attempt < len(ranked):
+            return ranked[attempt]
+        return self._anything(number, attempt)
+
+    def _anything(self, number: int, attempt: int) -> Proposal:
+        rng = random.Random(derive_seed(self._seed, "random", number, attempt))
+        return Proposal(choices=self._space.sample(rng))
+
+    def _rank(self, number: int, waiting: Sequence[tuple[Choices, Known]]) -> list[Proposal]:
+        taken = self._ids | {k.id for _, k in waiting}
+        finals = sum(r.score is not None for r in self._results)
+        if number < self._options.startup or finals < FEWEST:
+            return self._spread(number, taken)
+        return self._best(number, waiting, taken)
+
+    def _spread(self, number: int, taken: set[str]) -> list[Proposal]:
+        """Random networks, one from each part of the cost axis in turn.
+
+        The parts hold equally many candidates; with several costs, the mean of their ranks orders
+        them.
+        """
+        parts = max(self._options.startup, 1)
+        if self._costs.shape[1]:
+            ranks = self._costs.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+            order = ranks.mean(axis=1).argsort(kind="stable")
+        else:
+            order = np.arange(len(self._pool))
+        round_, place = divmod(number, parts)
+        turns = list(range(parts))
+        random.Random(derive_seed(self._seed, "turns", round_)).shuffle(turns)
+        part = np.array_split(order, parts)[turns[place]]
+        rng = np.random.default_rng(derive_seed(self._seed, "spread", number))
+        free = [i for i in rng.permutation(part) if self._pool[i].known.id not in taken]
+        return [Proposal(choices=self._pool[i].choices) for i in free[:RANKED]]
+
+    def _best(
+        self, number: int, waiting: Sequence[tuple[Choices, Known]], taken: set[str]
+    ) -> list[Proposal]:
+        self._surrogate.update(self._results)
+        scale = self._surrogate.scale
+        target = Target(score=self._reference_score(), costs=self._reference)
+        trained = self._contenders()
+        costs_at = [self._results[i].costs for i in trained]
+        points = [self._results[i].features for i in trained]
+        pending = None
+        if waiting:
+            pending = self._points(waiting)
+            points.append(pending)
+            costs_at += [self._aim.cost_vector(k) for _, k in waiting]
+        local = self._relatives(number, trained, taken)
+        predictions = self._surrogate.predict(
+            pending=pending,
+            local=self._points([(c.choices, c.known) for c in local]) if local else None,
+            contenders=Points.joined(points),
+        )
+        candidates = [*self._pool, *local]
+        costs = self._costs
+        if local:
+            own = np.stack([self._aim.cost_vector(c.known) for c in local])
+            costs = np.concatenate([costs, own])
+        at = np.array(costs_at).reshape(len(costs_at), costs.shape[1])
+        index, gains = candidate_gains(
+            predictions,
+            costs,
+            at,
+            target=target,
+            scale=scale,
+            samples=self._options.samples,
+            rng=np.random.default_rng(derive_seed(self._seed, "front", number)),
+        )
+        ranked = [candidates[index[i]] for i in np.argsort(-gains, kind="stable")]
+        unseen = (c for c in ranked if c.known.id not in taken)
+        fresh = [Proposal(choices=c.choices) for c in itertools.islice(unseen, RANKED)]
+        repeats = self._repeats(trained, waiting)
+        if not repeats:
+            return fresh
+        heaviest = max(predictions, key=lambda p: p[0])[1]
+        members, worth = repeat_gains(heaviest, at, among=repeats, target=target, scale=scale)
+        if not len(members):
+            return fresh
+        top = int(index[np.argmax(gains)])
+        new = fresh_gain(heaviest, top, costs[top], at, target=target, scale=scale)
+        again = members[np.argmax(worth)]
+        if fresh and worth.max() <= new:
+            return fresh
+        choices = self._choices[trained[again]]
+        return [Proposal(choices=choices, repeat=True), *fresh]
+
+    def _repeats(
+        self, trained: Sequence[int], waiting: Sequence[tuple[Choices, Known]]
+    ) -> list[int]:
+        """Positions in `trained` of networks that may be trained again."""
+        if self._options.max_seeds < 2:
+            return []
+        noise, freedom = repeat_noise(self._results, self._surrogate.scale)
+        if freedom and noise == 0.0:  # a table: asking again tells nothing
+            return []
+        out = {k.id for _, k in waiting}
+        ids = [self._results[i].network for i in trained]
+        return [
+            at
+            for at, network in enumerate(ids)
+            if network not in out and self._trainings[network] < self._options.max_seeds
+        ]
+
+    def _reference_score(self) -> float:
+        given = self._aim.reference.get(self._aim.unknown)
+        if given is not None:
+            return self._aim.score(given)
+        return min(r.score for r in self._results if r.score is not None)
+
+    def _contenders(self) -> list[int]:
+        """The results that may be on the front: one for each network, by what is believed."""
+        smoothed, noise = self._surrogate.smoothed()
+        index = self._surrogate.index
+        costs = np.stack([self._results[i].costs for i in index])
+        doubt = 3.0 * noise**0.5
+        order = np.argsort(-smoothed, kind="stable")
+        kept: list[int] = []
+        seen: set[str] = set()
+        for i in order:
+            network = self._results[index[i]].network
+            if network in seen or self._results[index[i]].score is None:
+                continue
+            better = (costs <= costs[i]).all(axis=1) & (smoothed - doubt > smoothed[i] + doubt)
+            if not better.any():
+                seen.add(network)
+                kept.append(index[i])
+        return kept[:POINTS]
+
+    def _relatives(self, number: int, trained: Sequence[int], taken: set[str]) -> list[Candidate]:
+        """Feasible relatives of the believed front that are neither trained nor in the pool."""
+        if self._is_enumerated:
+            return []
+        rng = random.Random(derive_seed(self._seed, "relatives", number))
+        believed, _ = self._surrogate.smoothed()
+        place = {i: k for k, i in enumerate(self._surrogate.index)}
+        scores = believed[[place[i] for i in trained]]
+        members = front_of(scores, np.stack([self._results[i].costs for i in trained]))
+        first = [trained[m] for m in members]
+        first += [i for i in trained if i not in first]
+        parents = [self._choices[i] for i in first[:PARENTS]]
+        found = feasible(
+            relatives_of(self._space, parents, rng, self._options.relatives),
+            self._price,
+            self._options.relatives,
+        )
+        return [c for c in found if c.known.id not in taken and c.known.id not in self._in_pool]

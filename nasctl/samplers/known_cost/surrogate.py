@@ -1,0 +1,251 @@
+"""What is believed about the unknown objective: several Gaussian processes, weighted by evidence.
+
+Everything here is a pure function of the sequence of results: hyperparameters are fitted when the
+number of results reaches the next of a geometric series, from the results up to there; results in
+between are conditioned on one by one. So a surrogate rebuilt after a crash is the same, to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nasctl.samplers.base import derive_seed
+from nasctl.samplers.known_cost import gp
+from nasctl.samplers.known_cost.features import GROUPS
+from nasctl.samplers.known_cost.gp import Array, Kernel, Points, Term
+from nasctl.samplers.known_cost.posterior import At, New, Place, Posterior, Prediction
+from nasctl.samplers.known_cost.scale import Scale
+
+_OWN = Term("same", ("network",))
+_REST = (Term("linear", GROUPS), Term("constant"), _OWN)
+KERNELS: Mapping[str, Kernel] = {
+    "smooth": (Term("rbf", GROUPS, tied=True), Term("constant"), _OWN),
+    "smooth+costs": (Term("rbf", GROUPS, tied=True), Term("rbf", ("costs",)), *_REST),
+    "rough+costs": (Term("matern", GROUPS, tied=True), Term("rbf", ("costs",)), *_REST),
+}
+"""Which is best depends on the space (docs/known_cost.md has what else was tried). Besides `GROUPS`
+points have a group `network`, one column with a number for each network."""
+
+GROWTH = 1.15  # of the number of results from one fit to the next
+FITTED = 160  # results that hyperparameters are fitted to; more cost cubically and add little
+IGNORED = 0.05  # weight below which a kernel is not asked
+NOISE = (math.log(0.01), 1.0)  # log noise variance of standardised values: mean and deviation
+PAIRS = 4  # trials with a rung and a final value before the rung says anything
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One told training.
+
+    Attributes:
+        network: its id.
+        features: of one point.
+        costs: in the order of the cost objectives, smaller is better.
+        score: more is better; None where the trial was pruned.
+        rungs: score by epoch.
+    """
+
+    network: str
+    features: Points
+    costs: Array
+    score: float | None
+    rungs: Mapping[int, float] = field(default_factory=dict)
+
+
+def fitted_at(n: int, first: int) -> int:
+    """The number of results that hyperparameters are fitted to when there are `n`."""
+    at = first
+    while (after := max(at + 1, math.ceil(at * GROWTH))) <= n:
+        at = after
+    return at
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Results as the models see them: those that say something, on the modelled scale.
+
+    Attributes:
+        index: which results.
+        y: standardised values; of pruned trials, what their last rung predicts.
+        extra: noise variance on top of that of a final value.
+        scale: back to scores.
+    """
+
+    index: tuple[int, ...]
+    y: Array
+    extra: Array
+    scale: Scale
+
+
+def read(results: Sequence[Result], bound: float | None) -> Readings:
+    """All that final values and rungs say. There must be a final value."""
+    finals = np.array([r.score for r in results if r.score is not None])
+    scale = Scale.of(finals, bound)
+    shifts = _shifts(results, scale)
+    index, y, extra = [], [], []
+    for i, r in enumerate(results):
+        if r.score is not None:
+            value, doubt = float(scale.standardise(np.array(r.score))), 0.0
+        else:
+            epoch = max((e for e in r.rungs if e in shifts), default=None)
+            if epoch is None:
+                continue
+            mean, doubt = shifts[epoch]
+            value = float(scale.standardise(np.array(r.rungs[epoch]))) + mean
+        index.append(i)
+        y.append(value)
+        extra.append(doubt)
+    return Readings(tuple(index), np.array(y), np.array(extra), scale)
+
+
+def _shifts(results: Sequence[Result], scale: Scale) -> dict[int, tuple[float, float]]:
+    """By epoch: how much a final value is above the rung's, and the variance of that."""
+    gains: dict[int, list[float]] = {}
+    for r in results:
+        if r.score is not None:
+            final = float(scale.standardise(np.array(r.score)))
+            for epoch, value in r.rungs.items():
+                gains.setdefault(epoch, []).append(
+                    final - float(scale.standardise(np.array(value)))
+                )
+    return {
+        e: (float(np.mean(g)), float(np.var(g, ddof=1)) * (1 + 1 / len(g)))
+        for e, g in gains.items()
+        if len(g) >= PAIRS
+    }
+
+
+def repeat_noise(results: Sequence[Result], scale: Scale) -> tuple[float, int]:
+    """The variance between trainings of one network, pooled, and its degrees of freedom."""
+    values: dict[str, list[float]] = {}
+    for r in results:
+        if r.score is not None:
+            values.setdefault(r.network, []).append(float(scale.standardise(np.array(r.score))))
+    groups = [np.array(v) for v in values.values() if len(v) > 1]
+    freedom = sum(len(g) - 1 for g in groups)
+    total = sum(float(((g - g.mean()) ** 2).sum()) for g in groups)
+    return (total / freedom if freedom else 0.0), freedom
+
+
+class Surrogate:
+    """See the module.
+
+    Args:
+        pool: features of the candidates that are always asked about.
+        seed: of the subsets and bootstraps.
+        first: results before the first fit.
+        bound: largest possible score, see `Scale`.
+    """
+
+    def __init__(self, pool: Points, *, seed: int, first: int, bound: float | None) -> None:
+        self._pool = pool
+        self._seed = seed
+        self._first = first
+        self._bound = bound
+        self._fitted = -1
+        self._models: list[tuple[float, Posterior]] = []
+        self._index: list[int] = []
+        self._seen = 0
+        self._extra = np.empty(0)
+        self._observed = pool[:0]
+        self._readings: Readings | None = None
+        self.weights: dict[str, float] = {}
+        """By kernel name, of the last fit."""
+
+    def update(self, results: Sequence[Result]) -> None:
+        """Learns of all results told so far; they may only be added to."""
+        fitted = fitted_at(len(results), self._first)
+        if fitted != self._fitted or len(results) < self._seen:
+            self._fit(results[:fitted])
+            self._fitted = self._seen = fitted
+        for n in range(self._seen + 1, len(results) + 1):
+            self._append(results[:n])
+        self._seen = len(results)
+        readings = read(results, self._bound)
+        position = {i: k for k, i in enumerate(readings.index)}
+        kept = [position[i] for i in self._index]
+        self._readings = Readings(tuple(self._index), readings.y[kept], self._extra, readings.scale)
+
+    def _fit(self, results: Sequence[Result]) -> None:
+        readings = read(results, self._bound)
+        self._index = list(readings.index)
+        self._extra = readings.extra
+        self._observed = Points.joined([results[i].features for i in self._index])
+        n = len(self._index)
+        rng = np.random.default_rng(derive_seed(self._seed, "fit", len(results)))
+        some = np.arange(n)
+        if n > FITTED:  # the best third, where it matters, and others at random
+            order = np.argsort(-readings.y, kind="stable")
+            third = FITTED // 3
+            rest = rng.choice(order[third:], FITTED - third, replace=False)
+            some = np.sort(np.concatenate([order[:third], rest]))
+        pooled, freedom = repeat_noise(results, readings.scale)
+        noise = NOISE
+        if freedom >= 3:
+            noise = (math.log(max(pooled, 1e-6)), math.sqrt(2 / freedom))
+        points = self._observed[some]
+        thetas, densities = [], []
+        for kernel in KERNELS.values():
+            prior = gp.weak_prior(kernel, self._pool, noise)
+            data = points, readings.y[some], readings.extra[some]
+            theta = gp.fit(kernel, *data, prior)
+            thetas.append(theta)
+            densities.append(gp.loo_log_densities(kernel, theta, *data))
+        weights = gp.weights(densities, rng)
+        self.weights = dict(zip(KERNELS, map(float, weights), strict=True))
+        weights = np.where(weights >= IGNORED, weights, 0.0)
+        self._models = []
+        new = New(self._observed, self._observed[:0], self._pool, self._extra)
+        for weight, kernel, theta in zip(weights, KERNELS.values(), thetas, strict=True):
+            if weight > 0:
+                posterior = Posterior(kernel, theta, self._pool)
+                posterior.add(new)
+                self._models.append((float(weight / weights.sum()), posterior))
+
+    def _append(self, results: Sequence[Result]) -> None:
+        readings = read(results, self._bound)
+        if not readings.index or readings.index[-1] != len(results) - 1:
+            return  # it says nothing yet
+        point, extra = results[-1].features, readings.extra[-1:]
+        new = New(point, self._observed, self._pool, extra)
+        for _, posterior in self._models:
+            posterior.add(new)
+        self._index.append(len(results) - 1)
+        self._extra = np.append(self._extra, extra)
+        self._observed = Points.joined([self._observed, point])
+
+    @property
+    def scale(self) -> Scale:
+        assert self._readings is not None, "nothing was told"
+        return self._readings.scale
+
+    @property
+    def index(self) -> list[int]:
+        """The results that count, in order."""
+        return self._index
+
+    def smoothed(self) -> tuple[Array, float]:
+        """The posterior mean at the results that count, and the noise variance, of the heaviest
+        model."""
+        assert self._readings is not None, "nothing was told"
+        _, posterior = max(self._models, key=lambda m: m[0])
+        return posterior.smoothed(self._readings.y, self._extra), posterior.noise
+
+    def predict(
+        self, *, pending: Points | None, local: Points | None, contenders: Points
+    ) -> list[tuple[float, Prediction]]:
+        """Weight and prediction of every model that counts; see `Posterior.predict`."""
+        assert self._readings is not None, "nothing was told"
+        y, seen = self._readings.y, self._observed
+        waiting = None
+        if pending is not None:
+            waiting = New(pending, seen, self._pool, np.zeros(len(pending)))
+        at = At(
+            local=None if local is None else Place(local, seen, pending),
+            contenders=Place(contenders, seen, pending),
+        )
+        return [(w, posterior.predict(y, waiting, at)) for w, posterior in self._models]

@@ -1,0 +1,218 @@
+"""Calls that follow each other fast are committed in groups; nothing is shown before its commit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nasctl.errors import EnvironmentProblemError
+from nasctl.executors.inline import InlineExecutor
+from nasctl.ledger import Ledger
+from nasctl.ledger_commits import GROUP_S, SLOW_S, Commits
+from nasctl.trial import Evaluation, State, Trial
+from tests.e2e.command import Desk, history
+from tests.executor_jobs import ScriptedJob
+from tests.toy import Recorder, make_engine
+
+
+class Notes:
+    """A database of notes with a clock that only moves when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.now = 100.0
+        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("CREATE TABLE notes (text)")
+        self.reader = sqlite3.connect(path, isolation_level=None)
+        self.undone = 0
+        self.commits = Commits(self.db, path, on_rollback=self._undo, clock=lambda: self.now)
+
+    def _undo(self) -> None:
+        self.undone += 1
+
+    def write(self, text: str, then: Callable[[], None] = lambda: None) -> None:
+        with self.commits:
+            self.db.execute("INSERT INTO notes VALUES (?)", (text,))
+            then()
+
+    @property
+    def durable(self) -> str:
+        return "".join(t for (t,) in self.reader.execute("SELECT text FROM notes ORDER BY rowid"))
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    made = Notes(tmp_path / "notes.sqlite")
+    made.write("-")  # the first call comes after a long time
+    return made
+
+
+def test_without_a_group_every_call_is_durable_on_return(notes: Notes) -> None:
+    seen: list[str] = []
+    for text in "abc":
+        notes.write(text)
+        notes.commits.after_commit(lambda: seen.append(notes.durable))
+    assert seen == ["-a", "-ab", "-abc"]
+
+
+def test_fast_calls_become_durable_together_and_are_told_then(notes: Notes) -> None:
+    seen: list[str] = []
+    durable: list[str] = []
+    with notes.commits.grouped():
+        notes.now += 1.0  # slow: for a moment the calls are committed one by one
+        for text in "abcdefghi":
+            notes.write(text)
+            notes.commits.after_commit(lambda t=text: seen.append(f"{t}{notes.durable}"))  # type: ignore[misc]
+            durable.append(notes.durable)
+            notes.now += 0.03  # SLOW_S is 0.05, GROUP_S 0.1
+    assert durable == ["-a", "-ab", "-ab", "-ab", "-ab", "-ab", "-abcdefg", "-abcdefg", "-abcdefg"]
+    told = ["a-a", "b-ab", *(f"{t}-abcdefg" for t in "cdef"), "g-abcdefg"]
+    assert seen == [*told, "h-abcdefghi", "i-abcdefghi"]
+
+
+def test_a_group_lasts_a_tenth_of_a_second(notes: Notes) -> None:
+    with notes.commits.grouped():
+        for i in range(40):
+            notes.now += GROUP_S / 8
+            notes.write("x")
+            behind = i + 2 - len(notes.durable)
+            assert behind <= 9
+        assert behind > 0
+
+
+def test_calls_after_slow_work_are_committed_one_by_one(notes: Notes) -> None:
+    with notes.commits.grouped():
+        for i in range(5):
+            notes.now += SLOW_S * 1.1  # a training
+            notes.write("r")  # its report, its end, the next trial
+            notes.write("e")
+            notes.write("n")
+            assert notes.durable == "-" + "ren" * (i + 1)
+
+
+def test_a_call_that_fails_is_undone_alone(notes: Notes) -> None:
+    def fail() -> None:
+        raise KeyError("no")
+
+    def three_calls() -> None:
+        with notes.commits.grouped():
+            notes.now += SLOW_S
+            notes.write("a")
+            notes.write("b")
+            notes.write("c", fail)
+
+    with pytest.raises(KeyError):
+        three_calls()
+    assert notes.durable == "-ab"
+    assert notes.undone == 1
+    notes.write("d")
+    assert notes.durable == "-abd"
+
+
+def test_calls_inside_a_call_are_part_of_it(notes: Notes) -> None:
+    def fail() -> None:
+        raise KeyError("no")
+
+    notes.write("a", lambda: notes.write("b"))
+    with pytest.raises(KeyError):
+        notes.write("c", lambda: notes.write("d", fail))
+    assert notes.durable == "-ab"
+
+
+def test_what_a_full_disk_swallows_is_never_told(notes: Notes) -> None:
+    pages = notes.db.execute("PRAGMA page_count").fetchone()[0]
+    notes.db.execute(f"PRAGMA max_page_count={pages + 2}")
+    told: list[int] = []
+
+    def fill() -> None:
+        with notes.commits.grouped():
+            for i in range(100):
+                notes.now += 0.001
+                notes.write("x" * 1000)
+                notes.commits.after_commit(lambda i=i: told.append(i))  # type: ignore[misc]
+
+    with pytest.raises(EnvironmentProblemError, match=r"full.*free some space"):
+        fill()
+    assert len(told) == notes.durable.count("x") // 1000 > 0
+    notes.db.execute("PRAGMA max_page_count=100000")
+    notes.write("z")
+    assert notes.durable.endswith("z")
+
+
+class Witness(Recorder):
+    """Looks into the ledger, as another process would, whenever it is told something."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def _stored(self, trial: Trial) -> Trial:
+        ledger = Ledger(self._path, {}, readonly=True)
+        try:
+            return {t.number: t for t in ledger.trials()}[trial.number]
+        finally:
+            ledger.close()
+
+    def trial_started(self, trial: Trial) -> None:
+        super().trial_started(trial)
+        assert self._stored(trial).arch_id == trial.arch_id
+
+    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
+        super().epoch(trial, evaluation)
+        assert self._stored(trial).evaluations[: evaluation.epoch][-1] == evaluation
+
+    def trial_ended(self, trial: Trial) -> None:
+        super().trial_ended(trial)
+        assert self._stored(trial).state is State.COMPLETE
+
+
+def test_a_search_shows_only_what_is_durable_and_all_of_it(tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "l.sqlite")
+    engine = make_engine(tmp_path / "l.sqlite", trials=20, observer=witness)
+    with engine._ledger.grouped():
+        InlineExecutor().run(engine, ScriptedJob())
+        # A read in the middle of a group sees it whole.
+        assert len(engine._ledger.trials()) == 20
+    assert [t.number for t in witness.started] == [t.number for t in witness.ended]
+    assert len(witness.ended) == 20
+    assert witness.epochs == [(n, e) for n in range(20) for e in (1, 2)]
+
+
+BIG = """\
+defaults: [search, _self_, override tracking: none, override sampler: random]
+name: big
+trials: 1500
+objectives: {accuracy: max, params: min}
+space: {family: table, options: {file: big.csv, decisions: [depth, width], costs: [params]}}
+evaluator: table
+executor: {name: inline}
+"""
+
+
+def test_a_kill_among_grouped_commits_does_not_change_the_history(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = [f"{d},{w},{d * w},{1 - 1 / (2 + d + w)}" for d in range(50) for w in range(50)]
+    desks = [Desk(tmp_path / n, tmp_path_factory.mktemp("cache")) for n in ("whole", "killed")]
+    for desk in desks:
+        desk.folder.mkdir()
+        desk.write("big.csv", "\n".join(["depth,width,params,accuracy", *rows]))
+        desk.write("big.yaml", BIG)
+    arguments = ("search", "big.yaml", "--progress", "none")
+    desks[0].run(*arguments)
+    for least in (1, 400):
+        process = desks[1].start(*arguments)
+        desks[1].wait_for("big", process, lambda trials, least=least: len(trials) >= least)  # type: ignore[misc]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert least <= len(desks[1].trials("big")) < 1500
+    desks[1].run(*arguments)
+    assert history(desks[1].trials("big")) == history(desks[0].trials("big"))
+    assert [e.epoch for t in desks[1].trials("big") for e in t.evaluations] == [
+        e.epoch for t in desks[0].trials("big") for e in t.evaluations
+    ]

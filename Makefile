@@ -6,7 +6,7 @@ CONFIG ?= conf/mbv2_space.yaml
 TORCH_INDEX ?=
 # On all cores, a module on one; those that wait for processes first, so that no core idles at the end.
 PARALLEL = -n auto --dist loadscope --no-loadscope-reorder
-TESTS = tests/e2e tests/contracts tests
+TESTS = tests/e2e tests/faults tests/contracts tests
 PIP_ARGS = -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: search test test-all lint clean

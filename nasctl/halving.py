@@ -12,7 +12,7 @@ that is known: stopping those that look bad would leave the mean of its lucky se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +195,8 @@ class Halving:
         self._decisions, self._raised = recorded(events)
         self._stops = {d.number: d for d in self._decisions.values() if d.stops}
         self._past: dict[int, Past | None] = {}  # of trials that are final
+        self._said: list[Past] = []  # those of them that say something, by number
+        self._said_before = [0]  # how many of these are of trials before 0, 1, 2, ...
         self._first: dict[str, int] = {}  # network to its first trial, of those before `_listed`
         self._listed = 0
 
@@ -287,11 +289,14 @@ class Halving:
     def _known(self, trial: Trial, trials: Mapping[int, Trial]) -> list[Past]:
         """The past of a decision on `trial`; see the module."""
         if self._window is None:
-            numbers: Sequence[int] = [n for n in trials if n >= 0 and n != trial.number]
-        else:
-            numbers = range(max(0, trial.number - self._window))
-        found = (self._past_of(trials[n]) for n in numbers)
-        return [p for p in found if p is not None]
+            found = (self._past_of(t) for n, t in trials.items() if n >= 0 and n != trial.number)
+            return [p for p in found if p is not None]
+        end = max(0, trial.number - self._window)
+        while len(self._said_before) <= end:  # all of them are final
+            past = self._past_of(trials[len(self._said_before) - 1])
+            self._said += [past] if past is not None else []
+            self._said_before.append(len(self._said))
+        return self._said[: self._said_before[end]]
 
     def _past_of(self, trial: Trial) -> Past | None:
         if trial.number in self._past:

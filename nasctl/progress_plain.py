@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FRACTION = re.compile(r"(\d+)\s*/\s*(\d+)")
-_LEAST_SECONDS = 1.0  # between two lines of trials
+_MOST_AT_ONCE = 20  # lines of trials; after that one a second
 
 
 class NoProgress:
@@ -81,14 +80,15 @@ class Shown(NoProgress):
 class PlainProgress(Shown):
     """One line per phase and per finished trial, without any control codes.
 
-    Of trials that follow each other faster than once a second, only the first and the last, and
-    those that failed, have a line: rich takes longer for one than a lookup for a training.
+    Where more than 20 trials follow each other faster than once a second, one a second has a line,
+    and the last, and those that failed: rich takes longer for a line than a lookup for a training.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console, clock)
         self._last_phase = ""
-        self._quiet_until = -math.inf
+        self._allowed = float(_MOST_AT_ONCE)
+        self._allowed_at = self._board.clock()
         self._held: Ended | None = None  # the newest, if it has no line yet
 
     def __exit__(
@@ -117,8 +117,12 @@ class PlainProgress(Shown):
     def trial_ended(self, trial: Trial) -> None:
         self._held = self._board.trial_ended(trial) or self._held
         now = self._board.clock()
-        if now >= self._quiet_until or trial.state is State.FAILED or trial.is_reference:
-            self._quiet_until = now + _LEAST_SECONDS
+        self._allowed = min(_MOST_AT_ONCE, self._allowed + now - self._allowed_at)
+        self._allowed_at = now
+        if self._allowed >= 1:
+            self._allowed -= 1
+            self._show_held()
+        elif trial.state is State.FAILED or trial.is_reference:
             self._show_held()
 
     def _show_held(self) -> None:

@@ -13,7 +13,9 @@ larger values are better, smaller costs are better.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasctl.fidelity import HalvingSettings
+from nasctl.pareto import undominated
 from nasctl.samplers.base import derive_seed
 
 Array = NDArray[np.float64]
@@ -32,7 +35,6 @@ HUBER = 1.345
 HUBER_SQUARES = 0.8213  # mean of weight times squared residual, for standard normal ones
 CORRELATION_CONFIDENCE = 0.8416  # standard normal quantile: one-sided 80 %
 LARGEST_ACCURACY = 1 - 1e-4
-CHUNK = 256  # rows compared at once: bounds memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,11 @@ class Past:
     rungs: Mapping[int, float] = field(default_factory=dict)
     final: float | None = None
     weight: float = 1.0
+
+    @functools.cached_property
+    def logs(self) -> tuple[float, ...]:
+        """Of the costs; asked for at every decision that looks back at this trial."""
+        return tuple(_log(c) for c in self.costs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +153,7 @@ def joining_probability(
         return 0.0
     finals: dict[str, list[float]] = {}
     for p in past:
-        if p.final is not None and all(c <= own for c, own in zip(p.costs, costs, strict=True)):
+        if p.final is not None and all(map(operator.le, p.costs, costs)):
             finals.setdefault(p.network, []).append(p.final)
     bar = max([worst, *(sum(v) / len(v) for v in finals.values())])
     return model.exceeds(bar, value, costs)
@@ -178,7 +185,7 @@ class Predictor:
     def fit(cls, pairs: Sequence[Past], rung: int) -> Predictor:
         """From finished trials with a value at `rung`, at least two."""
         logarithmic = tuple(min(column) > 0 for column in zip(*(p.costs for p in pairs)))  # noqa: B905 - a matrix
-        raw = np.array([_features(p.rungs[rung], p.costs, logarithmic) for p in pairs])
+        raw = np.array([_row(p.rungs[rung], p.costs, p.logs, logarithmic) for p in pairs])
         gain = np.array([p.final for p in pairs], dtype=np.float64) - raw[:, 0]
         centre, spread = raw.mean(axis=0), raw.std(axis=0)
         spread = np.where(spread > 1e-12, spread, np.inf)  # what never varies explains nothing
@@ -238,11 +245,19 @@ class Predictor:
 
 
 def _features(value: float, costs: tuple[float, ...], logarithmic: tuple[bool, ...]) -> list[float]:
-    logs = [
-        math.log(max(c, 1e-300)) if is_log else c
-        for c, is_log in zip(costs, logarithmic, strict=True)
-    ]
-    return [value, *logs]
+    return _row(value, costs, tuple(_log(c) for c in costs), logarithmic)
+
+
+def _row(
+    value: float, costs: tuple[float, ...], logs: tuple[float, ...], logarithmic: tuple[bool, ...]
+) -> list[float]:
+    if all(logarithmic):
+        return [value, *logs]
+    return [value, *(b if is_log else c for c, b, is_log in zip(costs, logs, logarithmic))]  # noqa: B905 - one row
+
+
+def _log(cost: float) -> float:
+    return math.log(max(cost, 1e-300))
 
 
 def survivors(
@@ -274,15 +289,8 @@ def survivors(
 
 
 def _dominated(points: Array) -> NDArray[np.bool_]:
-    found = np.zeros(len(points), dtype=bool)
-    for start in range(0, len(points), CHUNK):
-        rows = points[start : start + CHUNK]
-        no_worse = np.ones((len(rows), len(points)), dtype=bool)
-        better = np.zeros_like(no_worse)
-        for own, other in zip(rows.T, points.T, strict=True):
-            no_worse &= other <= own[:, None]
-            better |= other < own[:, None]
-        found[start : start + CHUNK] = (no_worse & better).any(axis=1)
+    found = np.ones(len(points), dtype=bool)
+    found[undominated(points)] = False
     return found
 
 

@@ -16,6 +16,7 @@ from nasctl.samplers.known_cost.posterior import At, New, Place, Posterior
 from nasctl.samplers.known_cost.scale import Scale
 from nasctl.samplers.known_cost.surrogate import Result, Surrogate, fitted_at, read, repeat_noise
 
+FROM = (0.0, np.ones(1))  # reference point
 GROUPS = ("choices", "totals", "costs")
 THETA = {
     "rbf": (Term("rbf", GROUPS, tied=True),),
@@ -155,7 +156,7 @@ def test_it_predicts_unseen_networks_and_knows_how_well() -> None:
     at = points(200)
     truth = 0.9 + 0.02 * target(at)
     noise = np.random.default_rng(5).normal(0, 0.001, 200)
-    model = Surrogate(at, seed=0, first=3, bound=1.0)
+    model = Surrogate(at, seed=0, first=3, bound=1.0, reference=FROM)
     model.update(results(80, at, truth + noise))
     found = model.predict(pending=None, local=None, contenders=at[:1])
     weight, best = max(found, key=lambda f: f[0])
@@ -169,7 +170,7 @@ def test_it_predicts_unseen_networks_and_knows_how_well() -> None:
 def test_a_surrogate_that_begins_anew_is_the_same_to_the_bit() -> None:
     at = points(60)
     told = results(40, at, 0.9 + 0.02 * target(at))
-    lived, anew = (Surrogate(at, seed=1, first=3, bound=1.0) for _ in range(2))
+    lived, anew = (Surrogate(at, seed=1, first=3, bound=1.0, reference=FROM) for _ in range(2))
     for n in range(3, 41):
         lived.update(told[:n])
     anew.update(told)
@@ -207,12 +208,12 @@ def test_rungs_say_what_they_have_said_before() -> None:
         )
         for i in range(12)
     ]
-    readings = read(told, 1.0)
+    readings = read(told, 1.0, FROM)
     assert readings.index == tuple(range(12))
     assert readings.y[8:] == pytest.approx(readings.scale.standardise(finals[8:]), abs=1e-6)
     assert (readings.extra[:8] == 0).all()
     assert readings.extra[8:].max() < 1e-6  # the pairs agree to the digit
-    assert read(told[5:], 1.0).index == tuple(range(3))  # three pairs say nothing
+    assert read(told[5:], 1.0, FROM).index == tuple(range(3))  # three pairs say nothing
 
 
 def test_noise_comes_from_networks_that_were_trained_again() -> None:

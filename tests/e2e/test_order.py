@@ -32,6 +32,7 @@ def test_random_delays_on_ray_change_nothing_and_duplicates_become_seeds(desk: D
     search = (
         "search", "toy.yaml", "--plugin", "delayed_table", "evaluator=delayed", "trials=20",
         "search.duplicates=repeat", "constraints.params=13",
+        "sampler=tpe",  # which knows no constraints and proposes what it has seen
     )  # fmt: skip
     out, _ = desk.run(*search, "name=inline", "executor=inline")
     desk.run(*search, "name=ray", "executor=ray", "executor.workers=2", "executor.cpus=0.5")

@@ -31,10 +31,20 @@ class Target:
     Attributes:
         score: that counts for nothing.
         costs: (k,).
+        scale: of the predictions.
+        told: scores of the points that are cut off on that scale, for which the told value stands;
+            else not a number; (m,).
     """
 
     score: float
     costs: Array
+    scale: Scale
+    told: Array
+
+    def scores(self, values: Array) -> Array:
+        """Of the points, from modelled values, (m,)."""
+        result: Array = np.where(np.isnan(self.told), self.scale.scores(values), self.told)
+        return result
 
 
 def mixture(predictions: Predictions) -> tuple[Array, Array]:
@@ -51,7 +61,6 @@ def _promising(
     *,
     front: tuple[Array, Array],
     target: Target,
-    scale: Scale,
 ) -> Index:
     """The candidates worth an exact answer: the best by the gain over what dominates them, times
     all the room there is, and times the room up to the next better member."""
@@ -61,7 +70,7 @@ def _promising(
     level = np.full(len(costs), target.score)
     for score, cost in zip(*front, strict=True):  # ascending in score
         np.maximum(level, score, out=level, where=(cost <= costs).all(axis=1))
-    gain = scale.psi(mean, sd, level)
+    gain = target.scale.psi(mean, sd, level)
     room = np.maximum(target.costs - costs, 0.0)
     best = np.argpartition(-gain * room.prod(axis=1), count - 1)[:count]
     if costs.shape[1] != 1:
@@ -79,7 +88,6 @@ def candidate_gains(
     points: Array,
     *,
     target: Target,
-    scale: Scale,
     samples: int,
     rng: np.random.Generator,
 ) -> tuple[Index, Array]:
@@ -90,7 +98,6 @@ def candidate_gains(
         costs: of the candidates, (p, k).
         points: costs of the points, which may be on the front, (m, k).
         target: see `Target`.
-        scale: of the predictions.
         samples: of the front, shared out by the weights of the models.
         rng: of the samples.
 
@@ -99,7 +106,7 @@ def candidate_gains(
     """
     mean, sd = mixture(predictions)
     _, heaviest = max(predictions, key=lambda p: p[0])
-    believed = scale.scores(heaviest.mean_at)
+    believed = target.scores(heaviest.mean_at)
     members = front_of(believed, points)
     index = _promising(
         mean,
@@ -107,13 +114,12 @@ def candidate_gains(
         costs,
         front=(believed[members], points[members]),
         target=target,
-        scale=scale,
     )
     total = np.zeros(len(index))
     for weight, prediction in predictions:
         draws = max(1, round(samples * weight))
         for drawn in prediction.samples_at(rng, draws):
-            scores = scale.scores(drawn)
+            scores = target.scores(drawn)
             members = front_of(scores, points)
             total += (weight / draws) * expected_improvement(
                 prediction.mean[index],
@@ -123,7 +129,7 @@ def candidate_gains(
                 front_costs=points[members],
                 reference_score=target.score,
                 reference_costs=target.costs,
-                psi=scale.psi,
+                psi=target.scale.psi,
             )
     return index, total
 
@@ -135,7 +141,6 @@ def _gain_of_a_look(
     *,
     noise: float,
     target: Target,
-    scale: Scale,
     counted: bool,
 ) -> float:
     """What a result is expected to add to the believed front of `points`.
@@ -148,7 +153,7 @@ def _gain_of_a_look(
         costs: of it, (k,).
         others: scores and costs of what else may be on the front, (m,), (m, k).
         noise: variance of one result.
-        target, scale: as everywhere.
+        target: as everywhere.
         counted: its mean is part of the believed front already, so only what is beyond is a gain.
     """
     mean, sd = believed
@@ -163,7 +168,7 @@ def _gain_of_a_look(
         front_costs=points[members],
         reference_score=target.score,
         reference_costs=target.costs,
-        psi=scale.psi,
+        psi=target.scale.psi,
     )
     return max(float(after - now if counted else after), 0.0)
 
@@ -175,7 +180,6 @@ def fresh_gain(
     points: Array,
     *,
     target: Target,
-    scale: Scale,
 ) -> float:
     """What training a candidate adds: the same measure as `repeat_gains`, to compare with it.
 
@@ -184,10 +188,9 @@ def fresh_gain(
     return _gain_of_a_look(
         (float(prediction.mean[candidate]), float(prediction.sd[candidate])),
         costs,
-        (scale.scores(prediction.mean_at), points),
+        (target.scores(prediction.mean_at), points),
         noise=prediction.noise,
         target=target,
-        scale=scale,
         counted=False,
     )
 
@@ -198,7 +201,6 @@ def repeat_gains(
     *,
     among: Sequence[int],
     target: Target,
-    scale: Scale,
 ) -> tuple[Index, Array]:
     """What another training of a point adds to the believed front.
 
@@ -208,13 +210,13 @@ def repeat_gains(
         prediction: at the points.
         points: their costs.
         among: the points that may be trained again.
-        target, scale: as everywhere.
+        target: as everywhere.
 
     Returns:
         Those near the believed front, and their gains.
     """
-    scores = scale.scores(prediction.mean_at)
-    optimistic = scale.scores(prediction.mean_at + 2 * prediction.sd_at)
+    scores = target.scores(prediction.mean_at)
+    optimistic = target.scores(prediction.mean_at + 2 * prediction.sd_at)
     members = front_of(scores, points)
     near = []
     gains = []
@@ -230,7 +232,6 @@ def repeat_gains(
                 (scores[others], points[others]),
                 noise=prediction.noise,
                 target=target,
-                scale=scale,
                 counted=True,
             )
         )

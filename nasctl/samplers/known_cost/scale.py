@@ -19,7 +19,8 @@ class Scale:
 
     Bounded scores become -log(1 - score / bound): differences count by the share of the error that
     they remove, and the error is lognormal. The low tail is cut off first: networks that fail to
-    learn say little about those that do, and would set the scale.
+    learn say little about those that do, and would set the scale. What holds a part of the front is
+    never cut off, however far below the rest it is: cheap members are.
 
     Attributes:
         bound: the largest possible score (1 for an accuracy); None: scores are modelled as they
@@ -34,10 +35,17 @@ class Scale:
     spread: float = 1.0
 
     @classmethod
-    def of(cls, scores: Array, bound: float | None) -> Scale:
-        """For the results told so far, (n,), n at least 1."""
+    def of(cls, scores: Array, bound: float | None, kept: float = np.inf) -> Scale:
+        """For the results told so far.
+
+        Args:
+            scores: (n,), n at least 1.
+            bound: see the class.
+            kept: scores from here on are not cut off.
+        """
         middle, high = np.quantile(scores, [0.5, 0.9])
         low = float(middle - TAIL * (high - middle)) if high > middle else -np.inf
+        low = min(low, kept - (high - middle))
         plain = cls(bound=bound, low=low)
         values = plain.standardise(scores)
         return cls(

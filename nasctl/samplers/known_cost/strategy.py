@@ -6,6 +6,7 @@ Used through nasctl's ask/tell interface (`sampler`) and as an Optuna sampler (`
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Aim:
         unknown: the one that only training tells.
         bound: its largest possible value, None where there is none; see `Scale`.
         reference: point of the hypervolume by metric; costs left out: 1.1 times the largest in the
-            pool; the unknown left out: the worst value told.
+            pool; the unknown left out: the worst of the first results.
     """
 
     objectives: Mapping[str, Direction]
@@ -139,9 +140,6 @@ class KnownCostStrategy:
         self._features = self._points([(c.choices, c.known) for c in self._pool])
         self._costs = np.stack([self._aim.cost_vector(c.known) for c in self._pool])
         self._reference = self._reference_costs()
-        self._surrogate = Surrogate(
-            self._features, seed=self._seed, first=FEWEST, bound=self._aim.bound
-        )
         self._in_pool = set(self._numbers)
 
     def _points(self, networks: Sequence[tuple[Choices, Known]]) -> Points:
@@ -249,9 +247,16 @@ class KnownCostStrategy:
     def _best(
         self, number: int, waiting: Sequence[tuple[Choices, Known]], taken: set[str]
     ) -> list[Proposal]:
+        if not hasattr(self, "_surrogate"):
+            self._surrogate = Surrogate(
+                self._features,
+                seed=self._seed,
+                first=FEWEST,
+                bound=self._aim.bound,
+                reference=(self._reference_score(), self._reference),
+            )
         self._surrogate.update(self._results)
         scale = self._surrogate.scale
-        target = Target(score=self._reference_score(), costs=self._reference)
         trained = self._contenders()
         costs_at = [self._results[i].costs for i in trained]
         points = [self._results[i].features for i in trained]
@@ -272,12 +277,19 @@ class KnownCostStrategy:
             own = np.stack([self._aim.cost_vector(c.known) for c in local])
             costs = np.concatenate([costs, own])
         at = np.array(costs_at).reshape(len(costs_at), costs.shape[1])
+        told = [self._told_mean(self._results[i].network) for i in trained]
+        told = [t if t < scale.low else math.nan for t in told]
+        target = Target(
+            score=self._reference_score(),
+            costs=self._reference,
+            scale=scale,
+            told=np.array([*told, *[math.nan] * len(waiting)]),
+        )
         index, gains = candidate_gains(
             predictions,
             costs,
             at,
             target=target,
-            scale=scale,
             samples=self._options.samples,
             rng=np.random.default_rng(derive_seed(self._seed, "front", number)),
         )
@@ -288,11 +300,11 @@ class KnownCostStrategy:
         if not repeats:
             return fresh
         heaviest = max(predictions, key=lambda p: p[0])[1]
-        members, worth = repeat_gains(heaviest, at, among=repeats, target=target, scale=scale)
+        members, worth = repeat_gains(heaviest, at, among=repeats, target=target)
         if not len(members):
             return fresh
         top = int(index[np.argmax(gains)])
-        new = fresh_gain(heaviest, top, costs[top], at, target=target, scale=scale)
+        new = fresh_gain(heaviest, top, costs[top], at, target=target)
         again = members[np.argmax(worth)]
         if fresh and worth.max() <= new:
             return fresh
@@ -320,7 +332,12 @@ class KnownCostStrategy:
         given = self._aim.reference.get(self._aim.unknown)
         if given is not None:
             return self._aim.score(given)
-        return min(r.score for r in self._results if r.score is not None)
+        scores = (r.score for r in self._results if r.score is not None)
+        return min(itertools.islice(scores, FEWEST))
+
+    def _told_mean(self, network: str) -> float:
+        told = [r.score for r in self._results if r.network == network and r.score is not None]
+        return sum(told) / len(told)
 
     def _contenders(self) -> list[int]:
         """The results that may be on the front: one for each network, by what is believed."""

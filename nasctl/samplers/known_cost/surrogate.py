@@ -1,4 +1,4 @@
-"""What is believed about the unknown objective: several Gaussian processes, weighted by evidence.
+"""What is believed about the unknown objective: the Gaussian process that predicts best so far.
 
 Everything here is a pure function of the sequence of results: hyperparameters are fitted when the
 number of results reaches the next of a geometric series, from the results up to there; results in
@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nasctl.pareto import volume
 from nasctl.samplers.base import derive_seed
 from nasctl.samplers.known_cost import gp
 from nasctl.samplers.known_cost.features import GROUPS
 from nasctl.samplers.known_cost.gp import Array, Kernel, Points, Term
+from nasctl.samplers.known_cost.improvement import front_of
 from nasctl.samplers.known_cost.posterior import At, New, Place, Posterior, Prediction
 from nasctl.samplers.known_cost.scale import Scale
 
@@ -24,6 +26,7 @@ _OWN = Term("same", ("network",))
 _REST = (Term("linear", GROUPS), Term("constant"), _OWN)
 KERNELS: Mapping[str, Kernel] = {
     "smooth": (Term("rbf", GROUPS, tied=True), Term("constant"), _OWN),
+    "smooth+linear": (Term("rbf", GROUPS, tied=True), *_REST),
     "smooth+costs": (Term("rbf", GROUPS, tied=True), Term("rbf", ("costs",)), *_REST),
     "rough+costs": (Term("matern", GROUPS, tied=True), Term("rbf", ("costs",)), *_REST),
 }
@@ -32,8 +35,8 @@ points have a group `network`, one column with a number for each network."""
 
 GROWTH = 1.15  # of the number of results from one fit to the next
 FITTED = 160  # results that hyperparameters are fitted to; more cost cubically and add little
-IGNORED = 0.05  # weight below which a kernel is not asked
 NOISE = (math.log(0.01), 1.0)  # log noise variance of standardised values: mean and deviation
+MATTERS = 0.01  # of the hypervolume
 PAIRS = 4  # trials with a rung and a final value before the rung says anything
 
 
@@ -81,10 +84,31 @@ class Readings:
     scale: Scale
 
 
-def read(results: Sequence[Result], bound: float | None) -> Readings:
+def lowest_member(results: Sequence[Result], reference: tuple[float, Array]) -> float:
+    """The lowest score on the told front that matters: whose member alone holds a hundredth of the
+    hypervolume and more. Infinity if there is none."""
+    done = [(r.score, r.costs) for r in results if r.score is not None]
+    scores = np.array([s for s, _ in done])
+    costs = np.stack([c for _, c in done])
+    worst = np.append(-reference[0], reference[1])
+    points = np.column_stack([-scores, costs])[front_of(scores, costs)]
+    points = points[(points < worst).all(axis=1)]
+    if not len(points):
+        return math.inf
+    total = volume(points, worst)
+    for i, point in enumerate(points):  # lowest score first
+        rest = np.delete(points, i, axis=0)
+        if total - (volume(rest, worst) if len(rest) else 0.0) >= MATTERS * total:
+            return float(-point[0])
+    return math.inf
+
+
+def read(
+    results: Sequence[Result], bound: float | None, reference: tuple[float, Array]
+) -> Readings:
     """All that final values and rungs say. There must be a final value."""
     finals = np.array([r.score for r in results if r.score is not None])
-    scale = Scale.of(finals, bound)
+    scale = Scale.of(finals, bound, lowest_member(results, reference))
     shifts = _shifts(results, scale)
     index, y, extra = [], [], []
     for i, r in enumerate(results):
@@ -139,13 +163,23 @@ class Surrogate:
         seed: of the subsets and bootstraps.
         first: results before the first fit.
         bound: largest possible score, see `Scale`.
+        reference: score and costs of the reference point.
     """
 
-    def __init__(self, pool: Points, *, seed: int, first: int, bound: float | None) -> None:
+    def __init__(
+        self,
+        pool: Points,
+        *,
+        seed: int,
+        first: int,
+        bound: float | None,
+        reference: tuple[float, Array],
+    ) -> None:
         self._pool = pool
         self._seed = seed
         self._first = first
         self._bound = bound
+        self._reference = reference
         self._fitted = -1
         self._models: list[tuple[float, Posterior]] = []
         self._index: list[int] = []
@@ -165,13 +199,13 @@ class Surrogate:
         for n in range(self._seen + 1, len(results) + 1):
             self._append(results[:n])
         self._seen = len(results)
-        readings = read(results, self._bound)
+        readings = read(results, self._bound, self._reference)
         position = {i: k for k, i in enumerate(readings.index)}
         kept = [position[i] for i in self._index]
         self._readings = Readings(tuple(self._index), readings.y[kept], self._extra, readings.scale)
 
     def _fit(self, results: Sequence[Result]) -> None:
-        readings = read(results, self._bound)
+        readings = read(results, self._bound, self._reference)
         self._index = list(readings.index)
         self._extra = readings.extra
         self._observed = Points.joined([results[i].features for i in self._index])
@@ -197,17 +231,13 @@ class Surrogate:
             densities.append(gp.loo_log_densities(kernel, theta, *data))
         weights = gp.weights(densities, rng)
         self.weights = dict(zip(KERNELS, map(float, weights), strict=True))
-        weights = np.where(weights >= IGNORED, weights, 0.0)
-        self._models = []
-        new = New(self._observed, self._observed[:0], self._pool, self._extra)
-        for weight, kernel, theta in zip(weights, KERNELS.values(), thetas, strict=True):
-            if weight > 0:
-                posterior = Posterior(kernel, theta, self._pool)
-                posterior.add(new)
-                self._models.append((float(weight / weights.sum()), posterior))
+        best = int(np.argmax(weights))
+        posterior = Posterior(list(KERNELS.values())[best], thetas[best], self._pool)
+        posterior.add(New(self._observed, self._observed[:0], self._pool, self._extra))
+        self._models = [(1.0, posterior)]
 
     def _append(self, results: Sequence[Result]) -> None:
-        readings = read(results, self._bound)
+        readings = read(results, self._bound, self._reference)
         if not readings.index or readings.index[-1] != len(results) - 1:
             return  # it says nothing yet
         point, extra = results[-1].features, readings.extra[-1:]

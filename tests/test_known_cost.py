@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -269,3 +270,14 @@ def test_an_optuna_study_that_does_not_fit_is_told_so() -> None:
     study = optuna.create_study(sampler=missing, directions=["maximize", "minimize"])
     with pytest.raises(ValueError, match="unknown=5: the study has 2 objectives"):
         study.ask({k: optuna.distributions.CategoricalDistribution(v) for k, v in space.items()})
+
+
+def test_the_example_of_the_docs_runs() -> None:
+    page = Path(__file__).parent.parent / "docs" / "known_cost.md"
+    example = page.read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    exec(compile(example, str(page), "exec"), names)
+    study = names["study"]
+    assert isinstance(study, optuna.Study)
+    assert len(study.trials) == 20
+    assert study.best_trials

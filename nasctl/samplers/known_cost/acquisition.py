@@ -87,6 +87,7 @@ def candidate_gains(
     costs: Array,
     points: Array,
     *,
+    known: Sequence[int],
     target: Target,
     samples: int,
     rng: np.random.Generator,
@@ -97,6 +98,7 @@ def candidate_gains(
         predictions: at pool and local candidates, and at the points.
         costs: of the candidates, (p, k).
         points: costs of the points, which may be on the front, (m, k).
+        known: candidates that are trained or in flight, and left out.
         target: see `Target`.
         samples: of the front, shared out by the weights of the models.
         rng: of the samples.
@@ -108,13 +110,16 @@ def candidate_gains(
     _, heaviest = max(predictions, key=lambda p: p[0])
     believed = target.scores(heaviest.mean_at)
     members = front_of(believed, points)
-    index = _promising(
-        mean,
-        sd,
-        costs,
-        front=(believed[members], points[members]),
-        target=target,
-    )
+    free = np.delete(np.arange(len(costs)), known)
+    index = free[
+        _promising(
+            mean[free],
+            sd[free],
+            costs[free],
+            front=(believed[members], points[members]),
+            target=target,
+        )
+    ]
     total = np.zeros(len(index))
     for weight, prediction in predictions:
         draws = max(1, round(samples * weight))

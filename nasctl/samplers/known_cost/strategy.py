@@ -38,7 +38,8 @@ from nasctl.space import Choices, SearchSpace
 from nasctl.trial import Direction
 
 FEWEST = 3  # results without which there is no model
-POINTS = 60  # trained networks at most that are considered for the front
+POINTS = 150  # trained networks at most that are considered for the front
+PASSING = 10_000_000  # numbers of candidates that are forgotten after the proposal begin here
 PARENTS = 24
 RANKED = 25  # proposals kept for attempts that are turned away
 
@@ -140,12 +141,17 @@ class KnownCostStrategy:
         self._features = self._points([(c.choices, c.known) for c in self._pool])
         self._costs = np.stack([self._aim.cost_vector(c.known) for c in self._pool])
         self._reference = self._reference_costs()
-        self._in_pool = set(self._numbers)
+        self._in_pool = dict(self._numbers)
 
-    def _points(self, networks: Sequence[tuple[Choices, Known]]) -> Points:
-        """Their features, and the number of each network."""
+    def _points(
+        self, networks: Sequence[tuple[Choices, Known]], *, passing: bool = False
+    ) -> Points:
+        """Their features, and a number for each network; `passing` ones are unlike all others."""
         features = self._encoder([(choices, known.costs) for choices, known in networks])
-        numbers = [self._numbers.setdefault(k.id, len(self._numbers)) for _, k in networks]
+        if passing:
+            numbers = list(range(PASSING, PASSING + len(networks)))
+        else:
+            numbers = [self._numbers.setdefault(k.id, len(self._numbers)) for _, k in networks]
         own = np.array(numbers, dtype=np.float64)[:, None]
         return Points({**features.groups, "network": own})
 
@@ -268,7 +274,9 @@ class KnownCostStrategy:
         local = self._relatives(number, trained, taken)
         predictions = self._surrogate.predict(
             pending=pending,
-            local=self._points([(c.choices, c.known) for c in local]) if local else None,
+            local=(
+                self._points([(c.choices, c.known) for c in local], passing=True) if local else None
+            ),
             contenders=Points.joined(points),
         )
         candidates = [*self._pool, *local]
@@ -289,13 +297,13 @@ class KnownCostStrategy:
             predictions,
             costs,
             at,
+            known=[i for n in taken if (i := self._in_pool.get(n)) is not None],
             target=target,
             samples=self._options.samples,
             rng=np.random.default_rng(derive_seed(self._seed, "front", number)),
         )
-        ranked = [candidates[index[i]] for i in np.argsort(-gains, kind="stable")]
-        unseen = (c for c in ranked if c.known.id not in taken)
-        fresh = [Proposal(choices=c.choices) for c in itertools.islice(unseen, RANKED)]
+        order = np.argsort(-gains, kind="stable")
+        fresh = [Proposal(choices=candidates[index[i]].choices) for i in order[:RANKED]]
         repeats = self._repeats(trained, waiting)
         if not repeats:
             return fresh
@@ -303,11 +311,11 @@ class KnownCostStrategy:
         members, worth = repeat_gains(heaviest, at, among=repeats, target=target)
         if not len(members):
             return fresh
-        top = int(index[np.argmax(gains)])
-        new = fresh_gain(heaviest, top, costs[top], at, target=target)
         again = members[np.argmax(worth)]
-        if fresh and worth.max() <= new:
-            return fresh
+        if len(order):
+            top = int(index[order[0]])
+            if worth.max() <= fresh_gain(heaviest, top, costs[top], at, target=target):
+                return fresh
         choices = self._choices[trained[again]]
         return [Proposal(choices=choices, repeat=True), *fresh]
 
@@ -340,36 +348,29 @@ class KnownCostStrategy:
         return sum(told) / len(told)
 
     def _contenders(self) -> list[int]:
-        """The results that may be on the front: one for each network, by what is believed."""
+        """The results that may be on the front, one for each network: the believed members first,
+        then the best of the rest."""
         smoothed, noise = self._surrogate.smoothed()
         index = self._surrogate.index
         costs = np.stack([self._results[i].costs for i in index])
         doubt = 3.0 * noise**0.5
         order = np.argsort(-smoothed, kind="stable")
-        kept: list[int] = []
-        seen: set[str] = set()
-        for i in order:
-            network = self._results[index[i]].network
-            if network in seen or self._results[index[i]].score is None:
-                continue
+        final = [i for i in order if self._results[index[i]].score is not None]
+        members = front_of(smoothed[final], costs[final])
+        first = [final[m] for m in members]
+        kept: dict[str, int] = {}
+        for i in [*first, *final]:
             better = (costs <= costs[i]).all(axis=1) & (smoothed - doubt > smoothed[i] + doubt)
             if not better.any():
-                seen.add(network)
-                kept.append(index[i])
-        return kept[:POINTS]
+                kept.setdefault(self._results[index[i]].network, index[i])
+        return list(kept.values())[:POINTS]
 
     def _relatives(self, number: int, trained: Sequence[int], taken: set[str]) -> list[Candidate]:
         """Feasible relatives of the believed front that are neither trained nor in the pool."""
         if self._is_enumerated:
             return []
         rng = random.Random(derive_seed(self._seed, "relatives", number))
-        believed, _ = self._surrogate.smoothed()
-        place = {i: k for k, i in enumerate(self._surrogate.index)}
-        scores = believed[[place[i] for i in trained]]
-        members = front_of(scores, np.stack([self._results[i].costs for i in trained]))
-        first = [trained[m] for m in members]
-        first += [i for i in trained if i not in first]
-        parents = [self._choices[i] for i in first[:PARENTS]]
+        parents = [self._choices[i] for i in trained[:PARENTS]]
         found = feasible(
             relatives_of(self._space, parents, rng, self._options.relatives),
             self._price,

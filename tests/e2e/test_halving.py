@@ -70,7 +70,8 @@ def test_a_search_stops_trials_and_says_so(undisturbed: Desk) -> None:
 
 
 def _workers(folder: Path) -> list[int]:
-    """Ray's worker processes that train for the command in `folder`."""
+    """Ray's worker processes that train for the command in `folder`; not the agents beside them,
+    without which the whole node goes down."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -79,7 +80,7 @@ def _workers(folder: Path) -> list[int]:
                 environment = (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if name.startswith(b"ray::") and f"PWD_OF_TEST={folder}".encode() in environment:
+            if name.startswith(b"ray::Worker") and f"PWD_OF_TEST={folder}".encode() in environment:
                 found.append(int(entry.name))
     return found
 

@@ -137,7 +137,7 @@ def test_f3_inline(bench: Bench, zygote: Zygote, calm: Calm, moment: int) -> Non
     assert done_twice <= 2 + len([t for t in bench.toy.trials() if t.attempts > 1]), log
 
 
-@pytest.mark.parametrize("moment", moments(1))
+@pytest.mark.parametrize("moment", moments(0))
 def test_f3_ray(bench: Bench, calm: Calm, moment: int) -> None:
     """In the second of the two runs nothing of the first may be in the way."""
     random_ = random.Random(f"ray {moment}")

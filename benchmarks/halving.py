@@ -232,7 +232,7 @@ def _train(engine: Engine, work: Work, curves: Curves, rule: HalvingSettings | N
 
 
 def _index(architecture: Architecture) -> int:
-    return int(dict(architecture.blocks[0].values)["network"])  # type: ignore[attr-defined]
+    return int(dict(architecture.blocks[0].values)["network"])  # type: ignore[attr-defined]  # of `Opaque`
 
 
 def _front_of(curves: Curves) -> set[int]:

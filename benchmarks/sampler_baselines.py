@@ -178,7 +178,7 @@ class BoTorch(LocalSearch):
             fit_gpytorch_mll(ExactMarginalLogLikelihood(process.likelihood, process))
             costs = GenericDeterministicModel(lambda x: -x[..., width:], len(self._costs))
 
-            def objective(samples: Any, X: Any = None) -> Any:  # noqa: N803, ARG001
+            def objective(samples: Any, X: Any = None) -> Any:  # noqa: N803, ARG001 - BoTorch's names
                 above = 1.0 - (-samples[..., :1]).exp() / room
                 return torch.cat([above, samples[..., 1:]], dim=-1)
 

@@ -83,7 +83,7 @@ def _complete(
     worst = {m: max(r[m] for r in rows.values()) for m in minimise}
     return Table(
         space=space,
-        objectives={"accuracy": "max", **dict.fromkeys(minimise, "min")},  # type: ignore[arg-type]
+        objectives={"accuracy": "max", **dict.fromkeys(minimise, "min")},  # type: ignore[arg-type]  # str for Direction
         rows=rows,
         reference={"accuracy": 0.0, **worst, **reference},
     )

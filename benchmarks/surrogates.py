@@ -4,7 +4,7 @@
     python benchmarks/surrogates.py --window 0 --table nasbench201.csv ...   # as for samplers.py
 
 Everything but the model of the unknown objective stays: pool, features, scale, expected hypervolume
-improvement. `all` is what known_cost uses, its kernels weighted; `kernel:NAME` is one of them
+improvement. `all` is what known_cost uses, the best of its kernels; `kernel:NAME` is one of them
 alone; `forest`, `extra_trees` and `mlps` take the spread over their members as uncertainty. Options
 are those of `samplers.py`; --samplers chooses among the surrogates, --versus all compares with what
 known_cost uses.
@@ -43,14 +43,23 @@ class Ensemble(ABC):
     """The interface of `surrogate.Surrogate` for models that are fitted anew to every result.
 
     Args:
-        pool, seed, first, bound: as for `Surrogate`; `first` means nothing here.
+        pool, seed, first, bound, reference: as for `Surrogate`; `first` means nothing here.
     """
 
-    def __init__(self, pool: Points, *, seed: int, first: int, bound: float | None) -> None:
+    def __init__(
+        self,
+        pool: Points,
+        *,
+        seed: int,
+        first: int,
+        bound: float | None,
+        reference: tuple[float, Array],
+    ) -> None:
         del first
         self._pool = pool
         self._seed = seed
         self._bound = bound
+        self._reference = reference
         self._readings: Readings | None = None
         self.weights = {type(self).__name__: 1.0}
 
@@ -60,7 +69,7 @@ class Ensemble(ABC):
 
     def update(self, results: Sequence[Result]) -> None:
         """Learns of all results told so far."""
-        self._readings = read(results, self._bound)
+        self._readings = read(results, self._bound, self._reference)
         self._observed = Points.joined([results[i].features for i in self.index])
         self._x = inputs(self._observed)
         self._ask = self.fit(
@@ -87,7 +96,7 @@ class Ensemble(ABC):
 
     def predict(
         self, *, pending: Points | None, local: Points | None, contenders: Points
-    ) -> list[tuple[float, Prediction]]:
+    ) -> Prediction:
         """See `Surrogate.predict`; pending points count as if they had turned out as expected."""
         assert self._readings is not None, "nothing was told"
         ask = self._ask
@@ -99,14 +108,13 @@ class Ensemble(ABC):
         asked = inputs(self._pool if local is None else Points.joined([self._pool, local]))
         members = ask(asked)
         at = ask(inputs(contenders))
-        prediction = Prediction(
+        return Prediction(
             mean=members.mean(axis=0),
             sd=np.maximum(members.std(axis=0, ddof=1), LEAST_NOISE**0.5),
             mean_at=at.mean(axis=0),
             covariance_at=np.atleast_2d(np.cov(at, rowvar=False)),
             noise=self._noise,
         )
-        return [(1.0, prediction)]
 
 
 class Forest(Ensemble):
@@ -191,13 +199,13 @@ def replaced(name: str) -> Iterator[None]:
     kernels, model = surrogate.KERNELS, strategy.Surrogate
     try:
         if name in ENSEMBLES:
-            strategy.Surrogate = ENSEMBLES[name]  # type: ignore[assignment,misc]
+            strategy.Surrogate = ENSEMBLES[name]  # type: ignore[assignment,misc]  # the same interface, another class
         elif name != "all":
             alone = name.removeprefix("kernel:")
-            surrogate.KERNELS = {alone: kernels[alone]}  # type: ignore[misc]
+            surrogate.KERNELS = {alone: kernels[alone]}  # type: ignore[misc]  # final everywhere but here
         yield
     finally:
-        surrogate.KERNELS, strategy.Surrogate = kernels, model  # type: ignore[misc]
+        surrogate.KERNELS, strategy.Surrogate = kernels, model  # type: ignore[misc]  # as above
 
 
 def search(task: tuple[str, Table, int, samplers.Setting]) -> tuple[list[float], list[float]]:

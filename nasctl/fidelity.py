@@ -31,7 +31,8 @@ class HalvingSettings:
     @classmethod
     def of(cls, section: Mapping[str, object]) -> HalvingSettings:
         """From a section of a configuration, which may hold more."""
-        return cls(**{f.name: section[f.name] for f in fields(cls) if f.name in section})  # type: ignore[arg-type]
+        known = {f.name: section[f.name] for f in fields(cls) if f.name in section}
+        return cls(**known)  # type: ignore[arg-type]  # the schema has checked the types
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The rungs of a training of `epochs`; see `rung_epochs`."""

@@ -192,6 +192,18 @@ class RunningFront:
         return self._hypervolume
 
 
+def contributions(costs: Costs, reference: Costs) -> npt.NDArray[np.float64]:
+    """How much of `volume` each point holds alone, (points,), of points on one front."""
+    if costs.shape[1] == 1:
+        result = np.asarray(reference - costs[:, 0])  # one point, or equal ones
+        result = result if len(costs) == 1 else np.zeros(len(costs))
+    else:
+        import moocore
+
+        result = np.asarray(moocore.hv_contributions(costs, ref=reference), dtype=np.float64)
+    return result
+
+
 def hypervolume_history(
     points: Iterable[Point | None], objectives: Objectives, reference_point: Point
 ) -> list[float]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.test_disk import may_mount
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,6 +20,7 @@ def test_nothing_is_skipped_for_want_of_a_package() -> None:
     assert shutil.which("tmux")
     assert importlib.util.find_spec("playwright")
     assert Path("/usr/share/datasets/fashion-mnist").is_dir()
+    assert may_mount(), "the full disks of tests/faults/test_disk.py need a namespace of our own"
 
 
 def test_ci_says_that_it_is_ci() -> None:

@@ -158,9 +158,9 @@ def test_it_predicts_unseen_networks_and_knows_how_well() -> None:
     noise = np.random.default_rng(5).normal(0, 0.001, 200)
     model = Surrogate(at, seed=0, first=3, bound=1.0, reference=FROM)
     model.update(results(80, at, truth + noise))
-    found = model.predict(pending=None, local=None, contenders=at[:1])
-    weight, best = max(found, key=lambda f: f[0])
-    assert weight > 0.2
+    best = model.predict(pending=None, local=None, contenders=at[:1])
+    assert max(model.weights.values()) > 0.2
+    assert sum(model.weights.values()) == pytest.approx(1.0)
     wanted = model.scale.standardise(truth[80:])
     z = (wanted - best.mean[80:]) / best.sd[80:]
     assert np.corrcoef(wanted, best.mean[80:])[0, 1] > 0.7
@@ -174,16 +174,12 @@ def test_a_surrogate_that_begins_anew_is_the_same_to_the_bit() -> None:
     for n in range(3, 41):
         lived.update(told[:n])
     anew.update(told)
-    pairs = zip(
-        lived.predict(pending=at[50:52], local=at[55:], contenders=at[:4]),
-        anew.predict(pending=at[50:52], local=at[55:], contenders=at[:4]),
-        strict=True,
-    )
-    for (w1, a), (w2, b) in pairs:
-        assert w1 == w2
-        assert (a.mean == b.mean).all()
-        assert (a.sd == b.sd).all()
-        assert (a.covariance_at == b.covariance_at).all()
+    asked = {"pending": at[50:52], "local": at[55:], "contenders": at[:4]}
+    a, b = lived.predict(**asked), anew.predict(**asked)
+    assert lived.weights == anew.weights
+    assert (a.mean == b.mean).all()
+    assert (a.sd == b.sd).all()
+    assert (a.covariance_at == b.covariance_at).all()
 
 
 def test_fits_happen_at_geometric_counts() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nasctl.pareto import (
     RunningFront,
+    contributions,
     default_reference,
     dominated_by,
     front,
@@ -21,6 +22,8 @@ from nasctl.pareto import (
     hypervolume_history,
     near_front,
     ranks,
+    undominated,
+    volume,
 )
 
 OBJECTIVES = {"accuracy": "max", "latency_ms": "min"}
@@ -200,3 +203,16 @@ def test_default_reference() -> None:
     ] == pytest.approx(9)
     with pytest.raises(ValueError, match=r"reference_point\.energy: cannot be derived"):
         default_reference({"energy": "min"}, {}, sample)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_contribution_is_what_goes_with_the_point(width: int) -> None:
+    rng = np.random.default_rng(width)
+    costs = rng.uniform(0, 1, (20, width))
+    costs = costs[undominated(costs)]
+    reference = np.ones(width)
+    held = contributions(costs, reference)
+    for i in range(len(costs)):
+        lost = volume(costs, reference) - volume(np.delete(costs, i, axis=0), reference)
+        assert held[i] == pytest.approx(lost, abs=1e-12)
+    assert held.max() > 0

@@ -9,6 +9,7 @@ crash continues as the one that lived through it, and nothing of a sampler needs
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -76,6 +77,21 @@ class Known:
     id: str
     costs: Mapping[str, float]
     feasible: bool
+
+
+def checked_values(observation: Observation, objectives: int) -> tuple[float, ...] | None:
+    """The values of an observation.
+
+    Raises:
+        ValueError: there are not so many objectives, or one is not finite.
+    """
+    values = observation.values
+    if values is not None and (len(values) != objectives or not all(map(math.isfinite, values))):
+        raise ValueError(
+            f"trial {observation.number}: expected {objectives} finite objective values, "
+            f"got {values}"
+        )
+    return values
 
 
 class Sampler(Protocol):

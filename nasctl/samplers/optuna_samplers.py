@@ -21,7 +21,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
-from nasctl.samplers.base import Observation, Proposal, SamplerContext, derive_seed
+from nasctl.samplers.base import (
+    Observation,
+    Proposal,
+    SamplerContext,
+    checked_values,
+    derive_seed,
+)
 from nasctl.samplers.optuna_history import Encoding, ask_labels, frozen_trial, open_study
 
 Pending = Sequence[Mapping[str, Any]]
@@ -53,15 +59,7 @@ class _OptunaSampler:
         return derive_seed(self._seed, *parts, bits=32)
 
     def _checked(self, observation: Observation) -> tuple[float, ...] | None:
-        values = observation.values
-        if values is not None and (
-            len(values) != len(self._directions) or not all(map(math.isfinite, values))
-        ):
-            raise ValueError(
-                f"trial {observation.number}: expected {len(self._directions)} finite objective "
-                f"values, got {values}"
-            )
-        return values
+        return checked_values(observation, len(self._directions))
 
     def _frozen(
         self,

@@ -1,7 +1,7 @@
 """How much a training is worth: the expected gain of the hypervolume of what is believed.
 
-Averaged over the models, and over joint samples of the front's true accuracies, so that lucky
-values do not block their neighbours (Daulton et al. 2021, noisy expected hypervolume improvement).
+Averaged over joint samples of the front's true accuracies, so that lucky values do not block their
+neighbours (Daulton et al. 2021, noisy expected hypervolume improvement).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from nasctl.samplers.known_cost.posterior import Prediction
 from nasctl.samplers.known_cost.scale import Scale
 
 Index = npt.NDArray[np.intp]
-Predictions = Sequence[tuple[float, Prediction]]
 
 EXAMINED = 200  # candidates that are examined exactly; a bound ranks the rest
 EXAMINED_SLOWLY = 40  # with three costs and more
@@ -45,13 +44,6 @@ class Target:
         """Of the points, from modelled values, (m,)."""
         result: Array = np.where(np.isnan(self.told), self.scale.scores(values), self.told)
         return result
-
-
-def mixture(predictions: Predictions) -> tuple[Array, Array]:
-    """Mean and deviation of the weighted models at pool and local candidates."""
-    mean = np.add.reduce([w * p.mean for w, p in predictions])
-    square = np.add.reduce([w * (p.sd**2 + p.mean**2) for w, p in predictions])
-    return mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
 
 
 def _promising(
@@ -83,7 +75,7 @@ def _promising(
 
 
 def candidate_gains(
-    predictions: Predictions,
+    prediction: Prediction,
     costs: Array,
     points: Array,
     *,
@@ -95,48 +87,44 @@ def candidate_gains(
     """The expected improvement of the promising candidates.
 
     Args:
-        predictions: at pool and local candidates, and at the points.
+        prediction: at pool and local candidates, and at the points.
         costs: of the candidates, (p, k).
         points: costs of the points, which may be on the front, (m, k).
         known: candidates that are trained or in flight, and left out.
         target: see `Target`.
-        samples: of the front, shared out by the weights of the models.
+        samples: of the front.
         rng: of the samples.
 
     Returns:
         Their indices, and the gains.
     """
-    mean, sd = mixture(predictions)
-    _, heaviest = max(predictions, key=lambda p: p[0])
-    believed = target.scores(heaviest.mean_at)
+    believed = target.scores(prediction.mean_at)
     members = front_of(believed, points)
     free = np.delete(np.arange(len(costs)), known)
     index = free[
         _promising(
-            mean[free],
-            sd[free],
+            prediction.mean[free],
+            prediction.sd[free],
             costs[free],
             front=(believed[members], points[members]),
             target=target,
         )
     ]
     total = np.zeros(len(index))
-    for weight, prediction in predictions:
-        draws = max(1, round(samples * weight))
-        for drawn in prediction.samples_at(rng, draws):
-            scores = target.scores(drawn)
-            members = front_of(scores, points)
-            total += (weight / draws) * expected_improvement(
-                prediction.mean[index],
-                prediction.sd[index],
-                costs[index],
-                front_scores=scores[members],
-                front_costs=points[members],
-                reference_score=target.score,
-                reference_costs=target.costs,
-                psi=target.scale.psi,
-            )
-    return index, total
+    for drawn in prediction.samples_at(rng, samples):
+        scores = target.scores(drawn)
+        members = front_of(scores, points)
+        total += expected_improvement(
+            prediction.mean[index],
+            prediction.sd[index],
+            costs[index],
+            front_scores=scores[members],
+            front_costs=points[members],
+            reference_score=target.score,
+            reference_costs=target.costs,
+            psi=target.scale.psi,
+        )
+    return index, total / samples
 
 
 def _gain_of_a_look(

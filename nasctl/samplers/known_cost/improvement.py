@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from nasctl.pareto import volume
+from nasctl.pareto import undominated, volume
 
 Array = npt.NDArray[np.float64]
 Psi = Callable[[Array, Array, Array], Array]
@@ -49,14 +49,11 @@ def psi_log_error(mean: Array, sd: Array, t: Array) -> Array:
 
 def front_of(scores: Array, costs: Array) -> npt.NDArray[np.intp]:
     """Indices of the non-dominated points, lowest score first; one of equal points."""
-    order = np.lexsort((*costs.T[::-1], -scores))  # best first, cheapest first among equals
-    kept: list[int] = []
-    members = np.empty((0, costs.shape[1]))
-    for i in order:
-        if not (members <= costs[i]).all(axis=1).any():
-            kept.append(int(i))
-            members = np.vstack([members, costs[i]])
-    return np.array(kept[::-1], dtype=np.intp)
+    points = np.column_stack([-scores, costs])
+    members = undominated(points)  # best first, cheapest first among equals
+    fresh = np.ones(len(members), dtype=bool)
+    fresh[1:] = (points[members[1:]] != points[members[:-1]]).any(axis=1)
+    return members[fresh][::-1]
 
 
 def free_volumes(costs: Array, front_costs: Array, reference: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from threadpoolctl import ThreadpoolController
 
-from nasctl.samplers.base import Known, Observation, Proposal, SamplerContext
+from nasctl.samplers.base import Known, Observation, Proposal, SamplerContext, checked_values
 from nasctl.samplers.known_cost.strategy import Aim, KnownCostStrategy, Options
 from nasctl.space import Choices
 
@@ -85,9 +85,5 @@ class KnownCostSampler:
 
     def tell(self, observation: Observation) -> None:
         """See `Sampler.tell`."""
-        if observation.values is not None and len(observation.values) != len(self._names):
-            raise ValueError(
-                f"trial {observation.number}: expected {len(self._names)} finite objective "
-                f"values, got {observation.values}"
-            )
+        checked_values(observation, len(self._names))
         self._strategy.tell(observation)

@@ -87,7 +87,7 @@ class Options:
         startup: trials spread over the costs before the model decides.
         pool: random candidates, unless the space is small enough to have all.
         relatives: of good networks, added to the pool for each proposal.
-        samples: of the front, for each model.
+        samples: of the front.
         max_seeds: trainings of one network at most.
     """
 
@@ -272,7 +272,7 @@ class KnownCostStrategy:
             points.append(pending)
             costs_at += [self._aim.cost_vector(k) for _, k in waiting]
         local = self._relatives(number, trained, taken)
-        predictions = self._surrogate.predict(
+        prediction = self._surrogate.predict(
             pending=pending,
             local=(
                 self._points([(c.choices, c.known) for c in local], passing=True) if local else None
@@ -294,7 +294,7 @@ class KnownCostStrategy:
             told=np.array([*told, *[math.nan] * len(waiting)]),
         )
         index, gains = candidate_gains(
-            predictions,
+            prediction,
             costs,
             at,
             known=[i for n in taken if (i := self._in_pool.get(n)) is not None],
@@ -307,14 +307,13 @@ class KnownCostStrategy:
         repeats = self._repeats(trained, waiting)
         if not repeats:
             return fresh
-        heaviest = max(predictions, key=lambda p: p[0])[1]
-        members, worth = repeat_gains(heaviest, at, among=repeats, target=target)
+        members, worth = repeat_gains(prediction, at, among=repeats, target=target)
         if not len(members):
             return fresh
         again = members[np.argmax(worth)]
         if len(order):
             top = int(index[order[0]])
-            if worth.max() <= fresh_gain(heaviest, top, costs[top], at, target=target):
+            if worth.max() <= fresh_gain(prediction, top, costs[top], at, target=target):
                 return fresh
         choices = self._choices[trained[again]]
         return [Proposal(choices=choices, repeat=True), *fresh]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nasctl.pareto import volume
+from nasctl.pareto import contributions, volume
 from nasctl.samplers.base import derive_seed
 from nasctl.samplers.known_cost import gp
 from nasctl.samplers.known_cost.features import GROUPS
@@ -95,12 +95,9 @@ def lowest_member(results: Sequence[Result], reference: tuple[float, Array]) -> 
     points = points[(points < worst).all(axis=1)]
     if not len(points):
         return math.inf
-    total = volume(points, worst)
-    for i, point in enumerate(points):  # lowest score first
-        rest = np.delete(points, i, axis=0)
-        if total - (volume(rest, worst) if len(rest) else 0.0) >= MATTERS * total:
-            return float(-point[0])
-    return math.inf
+    held = contributions(points, worst)
+    found = np.flatnonzero(held >= MATTERS * volume(points, worst))
+    return float(-points[found[0], 0]) if len(found) else math.inf  # lowest score first
 
 
 def read(
@@ -109,33 +106,34 @@ def read(
     """All that final values and rungs say. There must be a final value."""
     finals = np.array([r.score for r in results if r.score is not None])
     scale = Scale.of(finals, bound, lowest_member(results, reference))
-    shifts = _shifts(results, scale)
+    told = iter(scale.standardise(finals).tolist())
+    values = [next(told) if r.score is not None else None for r in results]
+    shifts = _shifts(results, values, scale)
     index, y, extra = [], [], []
-    for i, r in enumerate(results):
-        if r.score is not None:
-            value, doubt = float(scale.standardise(np.array(r.score))), 0.0
-        else:
+    for i, (r, final) in enumerate(zip(results, values, strict=True)):
+        value, doubt = final, 0.0
+        if value is None:
             epoch = max((e for e in r.rungs if e in shifts), default=None)
             if epoch is None:
                 continue
-            mean, doubt = shifts[epoch]
-            value = float(scale.standardise(np.array(r.rungs[epoch]))) + mean
+            gain, doubt = shifts[epoch]
+            value = float(scale.standardise(np.array(r.rungs[epoch]))) + gain
         index.append(i)
         y.append(value)
         extra.append(doubt)
     return Readings(tuple(index), np.array(y), np.array(extra), scale)
 
 
-def _shifts(results: Sequence[Result], scale: Scale) -> dict[int, tuple[float, float]]:
+def _shifts(
+    results: Sequence[Result], values: Sequence[float | None], scale: Scale
+) -> dict[int, tuple[float, float]]:
     """By epoch: how much a final value is above the rung's, and the variance of that."""
     gains: dict[int, list[float]] = {}
-    for r in results:
-        if r.score is not None:
-            final = float(scale.standardise(np.array(r.score)))
+    for r, final in zip(results, values, strict=True):
+        if final is not None:
             for epoch, value in r.rungs.items():
-                gains.setdefault(epoch, []).append(
-                    final - float(scale.standardise(np.array(value)))
-                )
+                at_rung = float(scale.standardise(np.array(value)))
+                gains.setdefault(epoch, []).append(final - at_rung)
     return {
         e: (float(np.mean(g)), float(np.var(g, ddof=1)) * (1 + 1 / len(g)))
         for e, g in gains.items()
@@ -181,7 +179,7 @@ class Surrogate:
         self._bound = bound
         self._reference = reference
         self._fitted = -1
-        self._models: list[tuple[float, Posterior]] = []
+        self._posterior: Posterior | None = None  # of the kernel that predicts best
         self._index: list[int] = []
         self._seen = 0
         self._extra = np.empty(0)
@@ -232,18 +230,19 @@ class Surrogate:
         weights = gp.weights(densities, rng)
         self.weights = dict(zip(KERNELS, map(float, weights), strict=True))
         best = int(np.argmax(weights))
-        posterior = Posterior(list(KERNELS.values())[best], thetas[best], self._pool)
-        posterior.add(New(self._observed, self._observed[:0], self._pool, self._extra))
-        self._models = [(1.0, posterior)]
+        self._posterior = Posterior(list(KERNELS.values())[best], thetas[best], self._pool)
+        self._posterior.add(New(self._observed, self._observed[:0], self._pool, self._extra))
 
     def _append(self, results: Sequence[Result]) -> None:
-        readings = read(results, self._bound, self._reference)
-        if not readings.index or readings.index[-1] != len(results) - 1:
-            return  # it says nothing yet
-        point, extra = results[-1].features, readings.extra[-1:]
-        new = New(point, self._observed, self._pool, extra)
-        for _, posterior in self._models:
-            posterior.add(new)
+        extra = np.zeros(1)
+        if results[-1].score is None:
+            readings = read(results, self._bound, self._reference)
+            if not readings.index or readings.index[-1] != len(results) - 1:
+                return  # it says nothing yet
+            extra = readings.extra[-1:]
+        point = results[-1].features
+        assert self._posterior is not None, "fits come first"
+        self._posterior.add(New(point, self._observed, self._pool, extra))
         self._index.append(len(results) - 1)
         self._extra = np.append(self._extra, extra)
         self._observed = Points.joined([self._observed, point])
@@ -259,18 +258,18 @@ class Surrogate:
         return self._index
 
     def smoothed(self) -> tuple[Array, float]:
-        """The posterior mean at the results that count, and the noise variance, of the heaviest
-        model."""
+        """The posterior mean at the results that count, and the noise variance."""
         assert self._readings is not None, "nothing was told"
-        _, posterior = max(self._models, key=lambda m: m[0])
-        return posterior.smoothed(self._readings.y, self._extra), posterior.noise
+        assert self._posterior is not None, "nothing was told"
+        return self._posterior.smoothed(self._readings.y, self._extra), self._posterior.noise
 
     def predict(
         self, *, pending: Points | None, local: Points | None, contenders: Points
-    ) -> list[tuple[float, Prediction]]:
-        """Weight and prediction of every model that counts; see `Posterior.predict`."""
+    ) -> Prediction:
+        """See `Posterior.predict`."""
         assert self._readings is not None, "nothing was told"
-        y, seen = self._readings.y, self._observed
+        assert self._posterior is not None, "nothing was told"
+        seen = self._observed
         waiting = None
         if pending is not None:
             waiting = New(pending, seen, self._pool, np.zeros(len(pending)))
@@ -278,4 +277,4 @@ class Surrogate:
             local=None if local is None else Place(local, seen, pending),
             contenders=Place(contenders, seen, pending),
         )
-        return [(w, posterior.predict(y, waiting, at)) for w, posterior in self._models]
+        return self._posterior.predict(self._readings.y, waiting, at)

@@ -5,7 +5,6 @@ Used through nasctl's ask/tell interface (`sampler`) and as an Optuna sampler (`
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -41,6 +40,7 @@ FEWEST = 3  # results without which there is no model
 POINTS = 150  # trained networks at most that are considered for the front
 PASSING = 10_000_000  # numbers of candidates that are forgotten after the proposal begin here
 PARENTS = 24
+STARTERS = 1_000  # candidates that the first trials are chosen from
 RANKED = 25  # proposals kept for attempts that are turned away
 
 
@@ -118,30 +118,52 @@ class KnownCostStrategy:
         self._seed = seed
         self._options = options
         self._is_enumerated = space.count() <= ENUMERATED
-        self._results: list[Result] = []
+        self._starters: list[Candidate] | None = None
+        self._said: list[tuple[Choices, Known, float | None, Mapping[int, float]]] = []
+        self._scores: list[float] = []  # final ones, in the order told
+        self._results: list[Result] = []  # of what was said, as far as the model was asked
         self._choices: list[Choices] = []
         self._ids: set[str] = set()
         self._trainings: dict[str, int] = {}
-        self._early: list[Observation] = []  # told before the pool was needed
+        self._early: list[Observation] = []  # told since the last proposal
         self._ranked: tuple[object, list[Proposal]] = (None, [])
 
     # -- the pool ------------------------------------------------------------------------------
 
+    def _pool_of(self, size: int) -> list[Candidate]:
+        """The first `size` candidates; prices of a smaller pool are remembered for a larger one."""
+        rng = random.Random(derive_seed(self._seed, "pool"))
+        return build_pool(self._space, self._price, size, rng)
+
+    def _start(self) -> list[Candidate]:
+        """What the first trials are chosen from: a part is enough, and workers wait for it."""
+        if self._starters is None:
+            self._starters = self._pool_of(min(STARTERS, self._options.pool))
+            self._starters = self._starters or self._pool_of(self._options.pool)
+        return self._starters
+
     def _prepare(self) -> None:
-        """Builds the pool at the first proposal."""
+        """Builds the pool at the first proposal of the model."""
         if hasattr(self, "_pool"):
             return
-        rng = random.Random(derive_seed(self._seed, "pool"))
-        self._pool = build_pool(self._space, self._price, self._options.pool, rng)
-        if not self._pool:
-            return
+        self._pool = self._pool_of(self._options.pool)
         sample = [(c.choices, c.known.costs) for c in self._pool]
         self._encoder = Encoder(self._space, sample)
         self._numbers = {c.known.id: i for i, c in enumerate(self._pool)}
-        self._features = self._points([(c.choices, c.known) for c in self._pool])
-        self._costs = np.stack([self._aim.cost_vector(c.known) for c in self._pool])
-        self._reference = self._reference_costs()
         self._in_pool = dict(self._numbers)
+        self._features = self._points([(c.choices, c.known) for c in self._pool])
+        self._costs = self._cost_matrix(self._pool)
+        self._reference = self._reference_costs()
+        self._surrogate = Surrogate(
+            self._features,
+            seed=self._seed,
+            first=FEWEST,
+            bound=self._aim.bound,
+            reference=(self._reference_score(), self._reference),
+        )
+
+    def _cost_matrix(self, candidates: Sequence[Candidate]) -> Array:
+        return np.stack([self._aim.cost_vector(c.known) for c in candidates])
 
     def _points(
         self, networks: Sequence[tuple[Choices, Known]], *, passing: bool = False
@@ -173,6 +195,8 @@ class KnownCostStrategy:
         self._early.append(observation)
 
     def _learn(self) -> None:
+        """Who is known, and whose results say something."""
+        names = list(self._aim.objectives)
         for o in self._early:
             known = self._price(dict(o.choices))
             if known is None:
@@ -181,24 +205,28 @@ class KnownCostStrategy:
             if o.rejected:
                 continue
             self._trainings[known.id] = self._trainings.get(known.id, 0) + 1
-            names = list(self._aim.objectives)
             score = None
             if o.values is not None:
                 score = self._aim.score(o.values[names.index(self._aim.unknown)])
+                self._scores.append(score)
             rungs = {e: self._aim.score(v) for e, v in o.rungs.items()}
-            if score is None and not rungs:
-                continue
-            self._choices.append(dict(o.choices))
+            if score is not None or rungs:
+                self._said.append((dict(o.choices), known, score, rungs))
+        self._early.clear()
+
+    def _encode(self) -> None:
+        """Results for the model, of what was said since."""
+        for choices, known, score, rungs in self._said[len(self._results) :]:
+            self._choices.append(choices)
             self._results.append(
                 Result(
                     network=known.id,
-                    features=self._points([(dict(o.choices), known)]),
+                    features=self._points([(choices, known)]),
                     costs=self._aim.cost_vector(known),
                     score=score,
                     rungs=rungs,
                 )
             )
-        self._early.clear()
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -206,11 +234,10 @@ class KnownCostStrategy:
         self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
     ) -> Proposal | None:
         """See `Sampler.ask`; None when every network of a small space is known."""
-        self._prepare()
-        if not self._pool:
+        if not self._start():
             return self._anything(number, attempt)
         self._learn()
-        key = (number, len(self._results), len(self._ids), [list(p.items()) for p in pending])
+        key = (number, len(self._said), len(self._ids), [list(p.items()) for p in pending])
         if self._ranked[0] != key:
             waiting = [(dict(p), k) for p in pending if (k := self._price(dict(p))) is not None]
             self._ranked = key, self._rank(number, waiting)
@@ -225,9 +252,10 @@ class KnownCostStrategy:
 
     def _rank(self, number: int, waiting: Sequence[tuple[Choices, Known]]) -> list[Proposal]:
         taken = self._ids | {k.id for _, k in waiting}
-        finals = sum(r.score is not None for r in self._results)
-        if number < self._options.startup or finals < FEWEST:
+        if number < self._options.startup or len(self._scores) < FEWEST:
             return self._spread(number, taken)
+        self._prepare()
+        self._encode()
         return self._best(number, waiting, taken)
 
     def _spread(self, number: int, taken: set[str]) -> list[Proposal]:
@@ -237,30 +265,23 @@ class KnownCostStrategy:
         them.
         """
         parts = max(self._options.startup, 1)
-        if self._costs.shape[1]:
-            ranks = self._costs.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+        starters = self._start()
+        costs = self._cost_matrix(starters)
+        order = np.arange(len(starters))
+        if costs.shape[1]:
+            ranks = costs.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
             order = ranks.mean(axis=1).argsort(kind="stable")
-        else:
-            order = np.arange(len(self._pool))
         round_, place = divmod(number, parts)
         turns = list(range(parts))
         random.Random(derive_seed(self._seed, "turns", round_)).shuffle(turns)
         part = np.array_split(order, parts)[turns[place]]
         rng = np.random.default_rng(derive_seed(self._seed, "spread", number))
-        free = [i for i in rng.permutation(part) if self._pool[i].known.id not in taken]
-        return [Proposal(choices=self._pool[i].choices) for i in free[:RANKED]]
+        free = [i for i in rng.permutation(part) if starters[i].known.id not in taken]
+        return [Proposal(choices=starters[i].choices) for i in free[:RANKED]]
 
     def _best(
         self, number: int, waiting: Sequence[tuple[Choices, Known]], taken: set[str]
     ) -> list[Proposal]:
-        if not hasattr(self, "_surrogate"):
-            self._surrogate = Surrogate(
-                self._features,
-                seed=self._seed,
-                first=FEWEST,
-                bound=self._aim.bound,
-                reference=(self._reference_score(), self._reference),
-            )
         self._surrogate.update(self._results)
         scale = self._surrogate.scale
         trained = self._contenders()
@@ -282,8 +303,7 @@ class KnownCostStrategy:
         candidates = [*self._pool, *local]
         costs = self._costs
         if local:
-            own = np.stack([self._aim.cost_vector(c.known) for c in local])
-            costs = np.concatenate([costs, own])
+            costs = np.concatenate([costs, self._cost_matrix(local)])
         at = np.array(costs_at).reshape(len(costs_at), costs.shape[1])
         told = [self._told_mean(self._results[i].network) for i in trained]
         told = [t if t < scale.low else math.nan for t in told]
@@ -339,8 +359,7 @@ class KnownCostStrategy:
         given = self._aim.reference.get(self._aim.unknown)
         if given is not None:
             return self._aim.score(given)
-        scores = (r.score for r in self._results if r.score is not None)
-        return min(itertools.islice(scores, FEWEST))
+        return min(self._scores[:FEWEST])
 
     def _told_mean(self, network: str) -> float:
         told = [r.score for r in self._results if r.network == network and r.score is not None]

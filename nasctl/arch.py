@@ -64,7 +64,7 @@ class Block:
         setattr(cls, "__hash__", Block.__hash__)  # noqa: B010 - mypy refuses the plain assignment
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined,no-any-return]
+        return self._hash  # type: ignore[attr-defined,no-any-return]  # set once, at the start
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Text hashes differ between processes, so a pickled block is rebuilt, not restored.
@@ -135,7 +135,7 @@ def _rebuild_block(cls: type[Block], fields: dict[str, Any]) -> Block:
 class Opaque(Block):
     """A ready block for tables: a name and fields, priced by the family's `cost`, never built."""
 
-    op: str  # type: ignore[misc]
+    op: str  # type: ignore[misc]  # a class attribute of other blocks
     values: tuple[tuple[str, Scalar], ...]
 
     def __init__(self, op: str, **fields: Scalar) -> None:
@@ -199,7 +199,7 @@ class Architecture:
     init: str = DEFAULT_INIT
 
     def __post_init__(self) -> None:
-        shape: Shape = normal_number(tuple(self.input_shape))  # type: ignore[assignment]
+        shape: Shape = normal_number(tuple(self.input_shape))  # type: ignore[assignment]  # checked below
         num_classes = normal_number(self.num_classes)
         if not shape or not all(fits(n, int) and n >= 1 for n in shape):
             raise SpecError(f"input_shape: expected whole numbers of at least 1, got {shape}")
@@ -254,7 +254,7 @@ class Architecture:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """The input shape of every block, then the output shape: `len(blocks) + 1` entries."""
-        return self._shapes  # type: ignore[attr-defined,no-any-return]
+        return self._shapes  # type: ignore[attr-defined,no-any-return]  # set at the start
 
     def placed(self) -> Iterator[tuple[Block, Shape]]:
         """(block, input shape) in order: what costs are looked up by."""

@@ -89,7 +89,7 @@ class TrainingJob:
             build = registry.families[name](**options).build or build
         model = build(work.architecture)
         # Trainers read it to resize the images: the resolution may be one of the choices.
-        model.input_shape = work.architecture.input_shape  # type: ignore[assignment]
+        model.input_shape = work.architecture.input_shape  # type: ignore[assignment]  # a module of torch takes any
         network.initialise(model, work.architecture, work.seed)
         trainer = registry.lookup("trainers", "recipe.trainer", recipe.trainer)
         if trainer is not train:

@@ -111,7 +111,7 @@ def trace_module(module: nn.Module, in_shape: Shape, *, name: str) -> Trace:
     book = _Book()
     ops: list[Op] = []
 
-    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's lacks types
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's  # torch's lacks types
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
             return False  # else torch loads its compiler for this class
@@ -160,7 +160,7 @@ def trace_module(module: nn.Module, in_shape: Shape, *, name: str) -> Trace:
     with torch.device("meta"), torch.no_grad():
         x = torch.empty((1, *in_shape))
         first = book.value(x, constant=False)
-        with Recorder():  # type: ignore[no-untyped-call]  # likewise
+        with Recorder():  # type: ignore[no-untyped-call]  # torch's  # likewise
             y = module(x)
     if not isinstance(y, torch.Tensor):
         raise NasctlError(f"block {name}: expected one tensor as output, got {type(y).__name__}")
@@ -181,7 +181,7 @@ def _result(func: Any, op: str, args: Any, kwargs: dict[str, Any]) -> Any:
         shapes = [a.shape for a in args[:2] if isinstance(a, torch.Tensor)]
         if op == "native_batch_norm":
             return args[0].new_empty(shapes[0]), None, None
-        return args[0].new_empty(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+        return args[0].new_empty(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]  # torch's
     if op in PRODUCTS:
         left, right = args[-2:]
         return left.new_empty((*left.shape[:-1], right.shape[-1]))

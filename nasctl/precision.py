@@ -49,7 +49,7 @@ def slow_convolutions_in_float32() -> contextlib.AbstractContextManager[object]:
     from torch.overrides import TorchFunctionMode
 
     class Float32(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # torch's
             # The signature is torch's, which leaves it untyped.
             del types
             if func is not torch.conv2d or not is_slow(args):

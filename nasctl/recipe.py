@@ -59,4 +59,4 @@ class Recipe:
 
     def to_json(self) -> dict[str, Scalar]:
         """Every setting, numbers normalised: what the cache key is made of."""
-        return {k: normal_number(v) for k, v in asdict(self).items()}  # type: ignore[misc]
+        return {k: normal_number(v) for k, v in asdict(self).items()}  # type: ignore[misc]  # all scalars

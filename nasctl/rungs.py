@@ -280,9 +280,8 @@ def survivors(
             dominated = _dominated(points[rest])
             level = rest[~dominated]
             room = keep - len(chosen)
-            picked = range(len(level))
-            if len(level) > room:
-                picked = epsilon_net(points[level])[:room]  # type: ignore[assignment]
+            fits = len(level) <= room
+            picked = list(range(len(level))) if fits else epsilon_net(points[level])[:room]
             chosen += [int(level[i]) for i in picked]
             rest = rest[dominated]
     return set(chosen)

@@ -82,7 +82,7 @@ class Decision:
 def _normal_condition(
     condition: Mapping[str, Sequence[Scalar]],
 ) -> dict[str, tuple[Scalar, ...]]:
-    return {k: tuple(normal_number(v) for v in vs) for k, vs in condition.items()}  # type: ignore[misc]
+    return {k: tuple(normal_number(v) for v in vs) for k, vs in condition.items()}  # type: ignore[misc]  # scalars
 
 
 def _holds(condition: Mapping[str, Sequence[Scalar]], chosen: Mapping[str, Scalar]) -> bool:

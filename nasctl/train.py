@@ -203,7 +203,7 @@ class _Training:
             epoch = done + begin // self.steps_per_epoch
             self._train(
                 epoch,
-                lambda step, begin=begin: stable * cooldown((begin + step) / length),  # type: ignore[misc]
+                lambda step, begin=begin: stable * cooldown((begin + step) / length),  # type: ignore[misc]  # inference
                 limit=length - begin,
             )
         accuracy, val_loss = self._evaluate()

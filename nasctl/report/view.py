@@ -80,24 +80,24 @@ class RunView:
 
     @property
     def objectives(self) -> Mapping[str, Direction]:
-        return self.front["objectives"]  # type: ignore[no-any-return]
+        return self.front["objectives"]  # type: ignore[no-any-return]  # our JSON
 
     @property
     def reference_point(self) -> Mapping[str, float]:
-        return self.front["reference_point"]  # type: ignore[no-any-return]
+        return self.front["reference_point"]  # type: ignore[no-any-return]  # our JSON
 
     @property
     def counts(self) -> Mapping[str, int]:
-        return self.front["trials"]  # type: ignore[no-any-return]
+        return self.front["trials"]  # type: ignore[no-any-return]  # our JSON
 
     @property
     def members(self) -> Sequence[Member]:
-        return self.front["members"]  # type: ignore[no-any-return]
+        return self.front["members"]  # type: ignore[no-any-return]  # our JSON
 
     @property
     def references(self) -> Sequence[Mapping[str, Any]]:
         """The reference networks as front.json has them (see `nasctl.references`)."""
-        return self.front.get("references", ())  # type: ignore[no-any-return]
+        return self.front.get("references", ())  # type: ignore[no-any-return]  # our JSON
 
 
 def avoided(front: Mapping[str, Any]) -> str:

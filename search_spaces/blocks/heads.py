@@ -22,7 +22,7 @@ def require_dropout(block: Block) -> None:
     Raises:
         SpecError: it is no probability below 1.
     """
-    dropout: float = block.dropout  # type: ignore[attr-defined]
+    dropout: float = block.dropout  # type: ignore[attr-defined]  # every head has one
     if not 0 <= dropout < 1:
         raise SpecError(f"{block.op}.dropout: must be in [0, 1), got {dropout}")
 

@@ -121,12 +121,13 @@ class Encoder:
 def _new_columns(values: Array) -> Array:
     """Indices of the columns that vary and are no copies of earlier ones."""
     kept: list[int] = []
-    spread = values.std(axis=0) if len(values) else np.zeros(values.shape[1])
-    unit = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0) if len(values) else 0
+    if not len(values):
+        return np.array(kept, dtype=np.intp)
+    spread = values.std(axis=0)
+    unit = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     for j in range(values.shape[1]):
         if spread[j] > 1e-12 and not any(
-            abs(float(np.mean(unit[:, j] * unit[:, k]))) > SAME  # type: ignore[index]
-            for k in kept
+            abs(float(np.mean(unit[:, j] * unit[:, k]))) > SAME for k in kept
         ):
             kept.append(j)
     return np.array(kept, dtype=np.intp)

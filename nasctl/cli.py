@@ -142,7 +142,9 @@ def _show_places(records: RunRecords) -> None:
     directory = records.directory
     _say(f"report    {directory / 'report.html'}")
     _say(f"front     {directory / 'front.json'}")
-    if (records.config.get("tracking") or {}).get("name") == "mlflow":
+    tracking = records.config.get("tracking") or {}
+    has_store = bool(tracking.get("uri")) or (directory.parent / "mlflow.db").exists()
+    if tracking.get("name") == "mlflow" and has_store:
         _say(f"MLflow    nasctl ui {directory}")
 
 

@@ -18,6 +18,7 @@ from nasctl.errors import NothingFeasibleError
 from nasctl.executors import worker_count
 from nasctl.fidelity import expected_epochs
 from nasctl.plugins import Registry
+from nasctl.pricing import Announce, Tables, make_pricer
 from nasctl.references import ReferenceNetwork
 from nasctl.rundir import check_place
 from nasctl.space import SpaceSize, cost_range, measure_space
@@ -128,7 +129,7 @@ class Outlook:
         return "\n".join(lines)
 
 
-def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Announce) -> Outlook:
+def dry_run(config: SearchConfig, registry: Registry, *, announce: Announce) -> Outlook:
     """Prices a sample and times a few training steps; writes nothing but caches.
 
     Raises:
@@ -147,9 +148,7 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: prepare.Annou
     sample = prepare.sample_architectures(family, seed=config.seed)
     if not sample:
         raise NothingFeasibleError("no network of this space can be built")
-    price = prepare.make_pricer(
-        config, problem, sample, registry, stored=prepare.Tables(), announce=announce
-    )
+    price = make_pricer(config, problem, sample, registry, stored=Tables(), announce=announce)
     priced = [price(a) for a in sample]
     feasible = [not p.violations(config.bounds) for p in priced]
     references = [(r, price(r.architecture).cost) for r in problem.references]

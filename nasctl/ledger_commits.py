@@ -2,13 +2,15 @@
 
 Usually each call's writes are committed, with fsync, before the call returns. Where trainings are
 lookups that would be most of the time, so calls may be grouped: one commit for a tenth of a second
-of them. What is to be shown waits for the commit either way, so nothing that was seen is lost.
+of them. What is to be shown waits for the commit either way, so nothing that was seen is lost; and
+where a lookup turns out to be a training, a thread commits what came before it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,13 +56,15 @@ def explained(path: Path) -> Iterator[None]:
 
 class Commits:
     """The transactions of one connection: `with` it, all writes become durable together, or not at
-    all. One inside another is part of it.
+    all. One inside another is part of it. For one thread; the connection must allow a second,
+    which commits groups that nobody adds to.
 
     Args:
         db: in autocommit mode; nobody else begins transactions that write.
         path: of the database, for messages.
         on_rollback: called when something written may have been undone.
         clock: monotonic seconds.
+        patience: real seconds between two looks for a group that nobody adds to.
     """
 
     def __init__(
@@ -70,33 +74,43 @@ class Commits:
         *,
         on_rollback: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        patience: float = GROUP_S,
     ) -> None:
         self._db = db
         self._path = path
         self._on_rollback = on_rollback
         self._clock = clock
+        self._patience = patience
         self._depth = 0
         self._is_grouping = False
         self._waiting: list[Callable[[], None]] = []
         self._group_began = 0.0
         self._left_at = 0.0  # when the last call was over
         self._alone_until = 0.0  # until then every call is committed
+        self._is_open = False  # what was begun is neither committed nor undone
+        self._in_call = threading.RLock()
+        self._failed: BaseException | None = None  # what befell the other thread
 
     def __enter__(self) -> None:
         self._depth += 1
         if self._depth > 1:
             return
+        self._in_call.acquire()
         now = self._clock()
         if now - self._left_at > SLOW_S:
             self._alone_until = now + SLOW_S
         try:
             with explained(self._path):
+                self._raise_failure()
                 if not self._db.in_transaction:
+                    self._settle()
                     self._db.execute("BEGIN IMMEDIATE")
                     self._group_began = now
+                    self._is_open = True
                 self._db.execute("SAVEPOINT call")
         except BaseException:
             self._depth = 0
+            self._in_call.release()
             raise
 
     def __exit__(
@@ -108,6 +122,12 @@ class Commits:
         self._depth -= 1
         if self._depth:
             return
+        try:
+            self._end_call(error)
+        finally:
+            self._in_call.release()
+
+    def _end_call(self, error: BaseException | None) -> None:
         with explained(self._path):
             if error is not None:
                 self._undo_call()
@@ -125,32 +145,71 @@ class Commits:
         """Inside, calls are committed in groups as long as they follow each other fast; the rest at
         the end, whatever ends it."""
         self._is_grouping = True
+        over = threading.Event()
+        other = threading.Thread(target=self._commit_late, args=(over,), daemon=True)
+        other.start()
         try:
             yield
         finally:
+            over.set()
+            other.join()
             self._is_grouping = False
             with explained(self._path):
+                self._raise_failure()
                 self._commit()
+
+    def _commit_late(self, over: threading.Event) -> None:
+        """Commits a group that no call has been added to for long; not what waits for it, which is
+        for the thread of the calls."""
+        while not over.wait(self._patience):
+            with self._in_call:
+                is_late = self._clock() - self._group_began >= GROUP_S
+                if not (self._db.in_transaction and is_late):
+                    continue
+                try:
+                    self._db.execute("COMMIT")
+                except sqlite3.Error as error:
+                    self._failed = error
+                    return
+                self._is_open = False
+
+    def _raise_failure(self) -> None:
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            self._undo()
+            raise failed
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Calls `call` once everything written so far is durable: now, if it is. In order."""
-        if self._db.in_transaction or self._waiting:
+        if self._db.in_transaction:
             self._waiting.append(call)
         else:
+            self._settle()
             call()
 
     def _commit(self) -> None:
         if not self._db.in_transaction:
-            self._waiting.clear()  # SQLite has undone the group itself: the disk is full
+            self._settle()
             return
         try:
             self._db.execute("COMMIT")
         except BaseException:
             self._undo()
             raise
+        self._call_waiting()
+
+    def _call_waiting(self) -> None:
+        self._is_open = False
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call()
+
+    def _settle(self) -> None:
+        """After a group that ended elsewhere: in the other thread or, full disk, in SQLite."""
+        if self._is_open:
+            self._undo()
+        else:
+            self._call_waiting()
 
     def _undo_call(self) -> None:
         """What the call has written, and only that where it is one of a group."""
@@ -164,5 +223,6 @@ class Commits:
     def _undo(self) -> None:
         self._on_rollback()
         self._waiting.clear()
+        self._is_open = False
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasctl import pareto
-from nasctl.arch import Architecture, Block, Cost, Opaque, Shape
-from nasctl.blocktable import BlockTable
-from nasctl.candidates import Priced
+from nasctl.arch import Architecture, Cost, Opaque
 from nasctl.data import Dataset, declared_shape
-from nasctl.environment import cache_directory
-from nasctl.errors import ConfigError, NothingFeasibleError, SpecError, unknown
+from nasctl.errors import ConfigError, SpecError, unknown
 from nasctl.evaluate import CHECKPOINTS, TrainingJob
 from nasctl.halving import objective_problems
-from nasctl.latency import LatencySettings, LatencyTable, extend_table, measure_table
 from nasctl.plugins import PACKAGED_EVALUATORS, Registry, call_factory
 from nasctl.references import ReferenceNetwork, load_references
 from nasctl.replay import Recording, load_recording, replayed_family
+from nasctl.samplers import check_options
 from nasctl.space import Family
 from nasctl.trial import EXACT_METRICS, Objectives
+from search_spaces.table import result_metrics
 
 if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
-
-Announce = Callable[[str], None]
-"""Told in a few words what is being done."""
 
 SAMPLE = 500
 """Random candidates that cost ranges, references and calibration networks are taken from."""
@@ -82,24 +76,8 @@ def load_problem(
     Raises:
         ConfigError: unknown names or options, unreadable data, impossible shapes.
     """
-    problems: list[str] = []
+    _check_names(config, registry)
     dataset: Dataset | None = None
-    known = (*PACKAGED_EVALUATORS, *registry.evaluators)
-    if config.evaluator not in known:
-        problems.append(f"evaluator: {unknown('evaluator', config.evaluator, known)}")
-    registry_names = {"families": ("space.family", config.space.family)}
-    if config.evaluator == "train":
-        registry_names |= {
-            "datasets": ("data.name", config.data.name),
-            "trainers": ("recipe.trainer", config.recipe.trainer),
-        }
-    for kind, (key, name) in registry_names.items():
-        try:
-            registry.lookup(kind, key, name)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
     options = dict(config.space.options)
     factory = registry.families[config.space.family]
     extras: dict[str, Any] = {}
@@ -143,6 +121,31 @@ def load_problem(
     return _compared(config, problem, extras)
 
 
+def _check_names(config: SearchConfig, registry: Registry) -> None:
+    """Of everything that is chosen by name, and the options of the sampler: all at once."""
+    problems: list[str] = []
+    known = (*PACKAGED_EVALUATORS, *registry.evaluators)
+    if config.evaluator not in known:
+        problems.append(f"evaluator: {unknown('evaluator', config.evaluator, known)}")
+    registry_names = {"families": ("space.family", config.space.family)}
+    if config.evaluator == "train":
+        registry_names |= {
+            "datasets": ("data.name", config.data.name),
+            "trainers": ("recipe.trainer", config.recipe.trainer),
+        }
+    for kind, (key, name) in registry_names.items():
+        try:
+            registry.lookup(kind, key, name)
+        except ConfigError as error:
+            problems += error.problems
+    try:
+        check_options(config.sampler.name, config.sampler.options)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
 def _replayed(config: SearchConfig, problem: Problem, registry: Registry) -> Problem:
     assert config.replay.run is not None, "the configuration was checked"
     found = load_recording(config.replay.run, registry.blocks, config.model_dump(mode="json"))
@@ -182,11 +185,6 @@ def training_job(
     )
 
 
-def latency_settings(config: SearchConfig) -> LatencySettings:
-    """How latency is measured, from the configuration."""
-    return LatencySettings(**config.latency.model_dump(exclude={"name"}))
-
-
 def cost_metrics(config: SearchConfig, problem: Problem) -> tuple[str, ...]:
     """The metrics of a candidate that are known before training."""
     if problem.family.cost is not None:
@@ -195,37 +193,6 @@ def cost_metrics(config: SearchConfig, problem: Problem) -> tuple[str, ...]:
     if not problem.has_modules:
         return ()
     return (*EXACT_METRICS, "latency_ms") if config.latency.name != "none" else EXACT_METRICS
-
-
-class Pricer:
-    """Prices architectures before training: exact costs, and latency where there is a table.
-
-    Args:
-        family: its own `cost`, if it has one, replaces both tables.
-        blocks: the block table; None for tables of known results without a `cost`.
-        latency: the calibrated latency table, or None.
-    """
-
-    def __init__(
-        self, family: Family, blocks: BlockTable | None, latency: LatencyTable | None
-    ) -> None:
-        self._family = family
-        self.blocks = blocks
-        self.latency = latency
-
-    def __call__(self, architecture: Architecture) -> Priced:
-        if self._family.cost is not None:
-            return Priced(cost=self._family.cost(architecture))
-        if self.blocks is None:
-            return Priced(cost=Cost())
-        cost = self.blocks.price(architecture)
-        if self.latency is None:
-            return Priced(cost=cost)
-        estimate = self.latency.predict(architecture)
-        return Priced(
-            cost=Cost(**cost, latency_ms=estimate.ms),
-            intervals={"latency_ms": (estimate.low, estimate.high)},
-        )
 
 
 def sample_architectures(family: Family, *, seed: int, n: int = SAMPLE) -> list[Architecture]:
@@ -242,99 +209,6 @@ def sample_architectures(family: Family, *, seed: int, n: int = SAMPLE) -> list[
     return list(found.values())
 
 
-def reachable_blocks(family: Family, sample: Iterable[Architecture]) -> list[tuple[Block, Shape]]:
-    """Every (block, input shape) the family says it can reach; else those of the sample."""
-    pairs = (
-        family.blocks()
-        if family.blocks is not None
-        else itertools.chain.from_iterable(a.placed() for a in sample)
-    )
-    return list(dict.fromkeys(pairs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tables:
-    """The measured and counted costs of a run, as its ledger keeps them (plain JSON), or None."""
-
-    block_costs: Mapping[str, Any] | None = None
-    latency_table: Mapping[str, Any] | None = None
-
-
-def make_pricer(
-    config: SearchConfig,
-    problem: Problem,
-    sample: list[Architecture],
-    registry: Registry,
-    *,
-    stored: Tables,
-    announce: Announce,
-) -> Pricer:
-    """Everything that prices candidates: from the ledger where it is there, else from the cache,
-    else counted and measured now.
-
-    Raises:
-        EnvironmentProblemError: the runtime or the device's program failed.
-        NasctlError: a block has an operation that cannot be counted.
-    """
-    family = problem.family
-    if family.cost is not None or not problem.has_modules:
-        return Pricer(family, None, None)
-    pairs = reachable_blocks(family, sample)
-    more = _reference_blocks(problem, pairs)
-    if stored.block_costs is not None:
-        blocks = BlockTable.from_json(stored.block_costs, registry.blocks)
-    else:
-        announce(f"pricing {len(pairs) + len(more)} blocks")
-        blocks = BlockTable(cache_directory() / "blocks.json")
-        blocks.warm([*pairs, *more])
-    latency: LatencyTable | None = None
-    if stored.latency_table is not None:
-        latency = LatencyTable.from_json(stored.latency_table)
-    elif config.latency.name != "none":
-        latency = _measure_latency(config, problem, pairs, sample, announce)
-    return Pricer(family, blocks, latency)
-
-
-def _reference_blocks(
-    problem: Problem, pairs: Iterable[tuple[Block, Shape]]
-) -> list[tuple[Block, Shape]]:
-    """What the reference networks need besides the blocks of the family."""
-    reached = set(pairs)
-    placed = itertools.chain.from_iterable(r.architecture.placed() for r in problem.references)
-    return [pair for pair in dict.fromkeys(placed) if pair not in reached]
-
-
-def _measure_latency(
-    config: SearchConfig,
-    problem: Problem,
-    pairs: list[tuple[Block, Shape]],
-    sample: list[Architecture],
-    announce: Announce,
-) -> LatencyTable:
-    """Of the family's blocks first: references may not change what candidates are judged by."""
-    from search_spaces import network
-
-    table = measure_table(
-        pairs,
-        sample,
-        latency_settings(config),
-        build_block=lambda block, shape: block.build(shape),
-        build_network=problem.family.build or network.build,
-        cache_path=cache_directory() / "latency.json",
-        progress=announce,
-        seed=config.seed,
-    )
-    return extend_table(
-        table,
-        _reference_blocks(problem, pairs),
-        latency_settings(config),
-        build_block=lambda block, shape: block.build(shape),
-        cache_path=cache_directory() / "latency.json",
-        progress=announce,
-        seed=config.seed,
-    )
-
-
 def check_metrics(config: SearchConfig, problem: Problem) -> None:
     """Whether every metric that the configuration names will exist.
 
@@ -345,9 +219,11 @@ def check_metrics(config: SearchConfig, problem: Problem) -> None:
             known only after training.
     """
     costs = cost_metrics(config, problem)
-    known = ("accuracy", *costs)
+    known, is_known = ("accuracy", *costs), problem.dataset is not None
+    if config.evaluator == "table":
+        known, is_known = (*result_metrics(problem.family_options), *costs), True
     problems = []
-    if problem.dataset is not None:
+    if is_known:
         problems += [
             f"objectives: {_unknown_metric(m, known, config)}"
             for m in config.objectives
@@ -380,17 +256,3 @@ def resolve_reference_point(
         return pareto.default_reference(objectives, constraints, list(costs), given)
     except ValueError as error:  # of what is no cost, and is not known before training
         raise ConfigError(f"{error}; or is the objective too much?") from None
-
-
-def price_sample(
-    sample: Iterable[Architecture], price: Callable[[Architecture], Priced]
-) -> list[Cost]:
-    """The costs of a sample.
-
-    Raises:
-        NothingFeasibleError: the sample is empty.
-    """
-    costs = [price(a).cost for a in sample]
-    if not costs:
-        raise NothingFeasibleError("the space is empty")
-    return costs

@@ -31,7 +31,8 @@ from nasctl.interrupt import StopRequest, handling_signals
 from nasctl.latency import measure_networks
 from nasctl.ledger import Ledger
 from nasctl.plugins import Registry
-from nasctl.prepare import Pricer, Problem
+from nasctl.prepare import Problem
+from nasctl.pricing import Pricer, Tables, latency_settings, make_pricer
 from nasctl.records import RunRecords
 from nasctl.references import reference_trials
 from nasctl.rundir import Differences, OpenRun, open_run, record_artifacts
@@ -177,11 +178,11 @@ class _Search:
         """Prices are fixed when a run is created: its ledger holds the tables from then on."""
         config, family = self._config, self._problem.family
         sample = prepare.sample_architectures(family, seed=config.seed)
-        stored = prepare.Tables(
+        stored = Tables(
             block_costs=self._ledger.meta("block_costs"),
             latency_table=self._ledger.meta("latency_table"),
         )
-        price = prepare.make_pricer(
+        price = make_pricer(
             config,
             self._problem,
             sample,
@@ -332,7 +333,7 @@ class _Search:
     def _measure(self, todo: list[Entry], canary_ms: float, executor: Executor) -> None:
         from search_spaces import network
 
-        settings = prepare.latency_settings(self._config)
+        settings = latency_settings(self._config)
         published = {r.architecture.id for r in self._problem.references}
         own_build = self._problem.family.build or network.build
         found = executor.run_exclusive(

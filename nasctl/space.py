@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -62,7 +63,9 @@ class Decision:
         """Whether this decision exists, given the active decisions before it."""
         if self.when and not _holds(self.when, chosen):
             return False
-        return not self.any_of or any(_holds(condition, chosen) for condition in self.any_of)
+        if not self.any_of:
+            return True
+        return any(_holds(condition, chosen) for condition in self.any_of)
 
     def conditions(self) -> tuple[Mapping[str, Sequence[Scalar]], ...]:
         """`when` and `any_of` as one list of alternatives; a single empty one is always true."""
@@ -129,11 +132,22 @@ class SearchSpace:
         if problems:
             raise SpecError(problems)
 
+    @functools.cached_property
+    def by_name(self) -> Mapping[str, Decision]:
+        """The decisions by their names."""
+        return {d.name: d for d in self.decisions}
+
+    @functools.cached_property
+    def conditions_on(self) -> frozenset[str]:
+        """The decisions that others depend on."""
+        found = (c for d in self.decisions for c in ((d.when or {}), *(d.any_of or ())))
+        return frozenset(name for condition in found for name in condition)
+
     def decide(self, pick: Callable[[Decision], Scalar]) -> Choices:
         """Walks the decisions in order and asks `pick` for each active one."""
         chosen: Choices = {}
         for d in self.decisions:
-            if d.is_active(chosen):
+            if (d.when is None and d.any_of is None) or d.is_active(chosen):
                 chosen[d.name] = pick(d)
         return chosen
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nasctl.arch import Architecture, Cost, Opaque, Scalar
 from nasctl.errors import ConfigError, SpecError, unknown
@@ -113,6 +114,8 @@ def read_table(
 ) -> Table:
     """Reads the file; the arguments are those of `table`."""
     del missing
+    if not isinstance(file, str):
+        raise ConfigError(f"file: expected the path of a CSV file, got {file!r}")
     path = Path(file).expanduser()
     try:
         modified = path.stat().st_mtime_ns
@@ -122,17 +125,24 @@ def read_table(
         decisions=_columns("decisions", decisions),
         costs=_columns("costs", costs),
         results=_columns("results", results),
-        percent=tuple(percent),
+        percent=tuple(column for column, _ in _columns("percent", percent)),
     )
     return _read(path, modified, wanted)
 
 
+def result_metrics(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the trainings of a table give, by the options of its family."""
+    return tuple(metric for metric, _ in _columns("results", options.get("results", ("accuracy",))))
+
+
 def _columns(option: str, given: Columns) -> tuple[tuple[str, str], ...]:
     """(metric, column)."""
-    if isinstance(given, str) or not all(isinstance(c, str) for c in given):
-        raise ConfigError(f"{option}: expected the names of columns, got {given!r}")
+    is_names = isinstance(given, Sequence | Mapping) and not isinstance(given, str)
+    if not is_names or not all(isinstance(c, str) for c in given):
+        what = "metrics" if option == "percent" else "columns"
+        raise ConfigError(f"{option}: expected a list of {what}, got {given!r}")
     pairs = dict(given) if isinstance(given, Mapping) else {c: c for c in given}
-    if not pairs and option != "costs":
+    if not pairs and option not in ("costs", "percent"):
         raise ConfigError(f"{option}: at least one column is needed")
     return tuple((metric, str(column)) for metric, column in pairs.items())
 

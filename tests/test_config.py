@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -481,3 +482,19 @@ def test_impossible_rungs(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("mbv2_space", ["fidelity=halving", *overrides])
     assert message in str(caught.value)
+
+
+def test_a_machine_that_cannot_read_is_not_blamed_on_the_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("nasctl.config.compose._compose", fail)
+    with pytest.raises(EnvironmentProblemError, match=r"reading the configuration: .*Too many"):
+        load_config("mbv2_space")
+
+
+def test_a_name_that_no_file_can_have_is_blamed_on_the_configuration() -> None:
+    with pytest.raises(ConfigError, match="sampler"):
+        load_config("mbv2_space", [f"sampler={'x' * 300}"])

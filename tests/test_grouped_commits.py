@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,14 +24,16 @@ from tests.toy import Recorder, make_engine
 class Notes:
     """A database of notes with a clock that only moves when it is told to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 3600.0) -> None:
         self.now = 100.0
-        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("CREATE TABLE notes (text)")
         self.reader = sqlite3.connect(path, isolation_level=None)
         self.undone = 0
-        self.commits = Commits(self.db, path, on_rollback=self._undo, clock=lambda: self.now)
+        self.commits = Commits(
+            self.db, path, on_rollback=self._undo, clock=lambda: self.now, patience=patience
+        )
 
     def _undo(self) -> None:
         self.undone += 1
@@ -142,6 +145,75 @@ def test_what_a_full_disk_swallows_is_never_told(notes: Notes) -> None:
     notes.db.execute("PRAGMA max_page_count=100000")
     notes.write("z")
     assert notes.durable.endswith("z")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_group_that_nobody_adds_to_is_committed_beside_a_slow_training(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.sqlite", patience=0.005)
+    notes.write("-")
+    told: list[str] = []
+    with notes.commits.grouped():
+        for text in "ab":  # fast work: only what comes soon after the start is committed at once
+            notes.now += 0.9 * SLOW_S
+            notes.write(text)
+            notes.commits.after_commit(lambda t=text: told.append(t))  # type: ignore[misc]
+        assert notes.durable == "-a"
+        notes.now += 2 * GROUP_S
+        until(lambda: notes.durable == "-ab")  # while this thread would train
+        assert told == ["a"]  # a display is for the thread of the calls
+        notes.reader.execute("INSERT INTO notes VALUES ('+')")  # nothing is locked
+        notes.write("c", lambda: told.append("c"))
+        assert told == ["a", "b", "c"]
+    assert notes.durable == "-ab+c"
+
+
+class Unreliable:
+    """A connection whose next COMMIT fails."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db, self.fails = db, 0
+
+    def execute(self, statement: str) -> object:
+        if statement == "COMMIT" and self.fails:
+            self.fails -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._db.execute(statement)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._db.in_transaction
+
+
+def test_a_late_commit_that_fails_is_told_by_the_next_call(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.sqlite", patience=0.005)
+    db = Unreliable(notes.db)
+    notes.commits._db = db  # type: ignore[assignment]
+    notes.write("-")
+    told: list[str] = []
+
+    def two_calls() -> None:
+        with notes.commits.grouped():
+            notes.now += 1.1 * SLOW_S / 2
+            notes.write("a")
+            notes.now += 1.1 * SLOW_S / 2
+            notes.write("b")
+            notes.commits.after_commit(lambda: told.append("b"))
+            db.fails = 1
+            notes.now += 2 * GROUP_S
+            until(lambda: db.fails == 0)
+            notes.write("c")
+
+    with pytest.raises(EnvironmentProblemError, match=r"I/O.*free some space"):
+        two_calls()
+    assert (told, notes.durable, notes.undone) == ([], "-a", 1)
+    notes.write("d")
+    assert notes.durable == "-ad"
 
 
 class Witness(Recorder):

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"samplers", "halving*", "engine", "trainings", "candidates", "ledger*", "rundir", "runlock",
      "rungs", "records", "references", "front", "budget", "history", "plugins", "evaluate",
      "tables", "interrupt", "tracking"},
-    {"executors", "prepare", "replay", "running", "search", "dryrun"},
+    {"executors", "prepare", "pricing", "replay", "running", "search", "dryrun"},
     {"config", "report", "profile", "doctor*", "progress*", "terminal", "outputs"},
     {"api", "cli", "__main__"},
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from nasctl.config import load_config
 from nasctl.errors import ConfigError, SpecError
 from nasctl.plugins import load_plugins
-from nasctl.prepare import load_problem
+from nasctl.prepare import check_metrics, load_problem
 from nasctl.space import Decision, SearchSpace, measure_space
 from nasctl.tables import TableJob
 from nasctl.trial import Work
@@ -83,7 +83,7 @@ def test_what_is_not_in_the_table_is_rejected_or_the_nearest_is_taken(file: Path
         (0, "", {"file": "gone.csv"}, "file: gone.csv: No such file"),
         (0, "", {"decisions": ["cel"]}, "1: unknown column 'cel'; did you mean 'cell'?"),
         (0, "", {"decisions": []}, "decisions: at least one column"),
-        (0, "", {"decisions": "cell"}, "decisions: expected the names of columns, got 'cell'"),
+        (0, "", {"decisions": "cell"}, "decisions: expected a list of columns, got 'cell'"),
         (0, "", {"percent": ["acc"]}, "percent: unknown metric 'acc'; did you mean 'accuracy'?"),
         (0, "", {"percent": []}, ":2: acc: an accuracy is a fraction, 0 to 1, got 70; if it is in"),
         (0, "", {"missing": "nearst"}, "missing: unknown value 'nearst'; did you mean 'nearest'?"),
@@ -197,6 +197,16 @@ space:
         ("evaluator=tabel", "unknown evaluator 'tabel'; did you mean 'table'?"),
         ("space.options.flie=x", r"space.options: unknown option 'flie'; did you mean 'file'?"),
         ("space.options.decisions=[cel]", "space.options.decisions: .*did you mean 'cell'"),
+        (
+            "space.options.file=null",
+            "space.options.file: expected the path of a CSV file, got None",
+        ),
+        ("space.options.file=[1]", r"space.options.file: expected the path of a CSV .*got \[1\]"),
+        ("space.options.percent=accuracy", "percent: expected a list of metrics, got 'accuracy'"),
+        ("space.options.costs=3", "space.options.costs: expected a list of columns, got 3"),
+        ("fidelity=halving", "fidelity: a table has only the ends of trainings; use fidelity=full"),
+        ("+sampler.startup_trials=-1", r"sampler.startup_trials: unknown option of random"),
+        ("objectives.macs=min", "objectives: unknown metric 'macs' .known: accuracy, params"),
     ],
 )
 def test_a_configuration_that_cannot_be(
@@ -204,15 +214,33 @@ def test_a_configuration_that_cannot_be(
 ) -> None:
     monkeypatch.chdir(file.parent)
     Path("known.yaml").write_text(CONFIG)
+
+    def check() -> None:
+        config = load_config("known.yaml", [override]).config
+        check_metrics(config, load_problem(config, load_plugins([])))
+
     with pytest.raises(ConfigError, match=problem):
-        load_problem(load_config("known.yaml", [override]).config, load_plugins([]))
+        check()
 
 
-def test_an_objective_that_is_neither_cost_nor_limited_is_one_line(file: Path) -> None:
+@pytest.mark.parametrize("value", ["-1", "0", "1e300", "x", "true"])
+def test_options_of_a_sampler_are_checked_before_anything_starts(file: Path, value: str) -> None:
     desk = Desk(file.parent, file.parent)
     desk.write("known.yaml", CONFIG)
-    _, err = desk.run("search", "known.yaml", "objectives.macs=min", code=2)
-    assert err.startswith("Error: reference_point.macs: cannot be derived, please give it")
+    options = ("sampler=known_cost", f"sampler.pool_size={value}")
+    for more in ((), ("--dry-run",)):
+        _, err = desk.run("search", "known.yaml", *options, *more, code=2)
+        assert err.startswith("Error: sampler.pool_size: ")
+    assert not (desk.folder / "runs").exists()
+
+
+def test_the_mlflow_line_is_for_a_store_that_is_there(file: Path) -> None:
+    desk = Desk(file.parent, file.parent)
+    desk.write("known.yaml", CONFIG.replace("override tracking: none, ", ""))
+    _, err = desk.run("search", "known.yaml", "tracking.uri=http://127.0.0.1:9")
+    assert "nasctl ui" in err
+    _, err = desk.run("search", "known.yaml", "name=untracked", "tracking=none")
+    assert "nasctl ui" not in err
 
 
 def test_a_search_of_a_table_finds_its_front(file: Path) -> None:

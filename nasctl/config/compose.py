@@ -6,6 +6,7 @@ folders nor logging. Its errors are rewritten into one line each.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from nasctl.config import guard
 from nasctl.config.guard import Key, shown
 from nasctl.config.schema import GROUPS
 from nasctl.config.sources import PRIMARY, Layer, Session, hydra_over
-from nasctl.errors import ConfigError, nearest, unknown
+from nasctl.errors import ConfigError, EnvironmentProblemError, nearest, unknown
 
 _FAILURES_OF_HYDRA = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError)
 """What composing raises on odd input besides its own exceptions."""
+_NO_FILE_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+"""The causes of an OSError that lie in what the user has typed, not in the machine."""
 
 
 _GROUP_KEYS = {(group,) for group in GROUPS}
@@ -70,6 +73,8 @@ def _without_bad_overrides(session: Session, overrides: Sequence[str]) -> Compos
             data = _run_hydra(accepted)
             break
         except (HydraException, OmegaConfBaseException, *_FAILURES_OF_HYDRA) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_FILE_NAME:
+                raise EnvironmentProblemError(f"reading the configuration: {error}") from error
             bad, message = _explain(error, session, accepted)
             if bad is None:
                 raise ConfigError([*problems, message]) from error

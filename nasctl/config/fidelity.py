@@ -53,6 +53,9 @@ def halving_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     found = _rungs(data)
     if found is None:
         return
+    if data.get("evaluator") == "table":
+        yield ("fidelity",), "a table has only the ends of trainings; use fidelity=full"
+        return
     recipe = data["recipe"]
     epochs = recipe["epochs"]
     if not found:

@@ -60,8 +60,9 @@ def _promising(
     if len(costs) <= count:
         return np.arange(len(costs))
     level = np.full(len(costs), target.score)
+    columns = np.ascontiguousarray(costs.T)
     for score, cost in zip(*front, strict=True):  # ascending in score
-        np.maximum(level, score, out=level, where=(cost <= costs).all(axis=1))
+        level[np.logical_and.reduce(cost[:, None] <= columns)] = score
     gain = target.scale.psi(mean, sd, level)
     room = np.maximum(target.costs - costs, 0.0)
     best = np.argpartition(-gain * room.prod(axis=1), count - 1)[:count]

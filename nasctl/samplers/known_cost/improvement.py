@@ -67,41 +67,41 @@ def free_volumes(costs: Array, front_costs: Array, reference: Array) -> Array:
     Returns:
         (p, m + 1): column j is the volume that front points j, j + 1, ... leave free.
     """
-    room = np.maximum(reference - costs, 0.0)
     if costs.shape[1] == 1:
         cheapest = np.full(len(front_costs) + 1, reference[0])
         cheapest[:-1] = np.minimum.accumulate(front_costs[::-1, 0])[::-1]
         result: Array = np.maximum(np.minimum(cheapest, reference[0])[None] - costs, 0.0)
         return result
     if costs.shape[1] == 2:
-        return _free_areas(costs, room, front_costs, reference)
-    return _free_volumes_beyond(costs, room, front_costs, reference)
+        return _free_in_cells(costs, front_costs, reference)
+    return _free_volumes_beyond(costs, front_costs, reference)
 
 
-def _free_areas(costs: Array, room: Array, front_costs: Array, reference: Array) -> Array:
+def _free_in_cells(costs: Array, front_costs: Array, reference: Array) -> Array:
+    """Two costs: the front cuts the plane into cells, each of them covered up to one score."""
     m = len(front_costs)
-    result = np.empty((len(costs), m + 1))
-    result[:, m] = room.prod(axis=1)
-    x, y = costs[:, 0:1], costs[:, 1:2]
-    steps = np.empty((0, 2))  # the staircase: first cost ascending, second descending
-    for j in range(m - 1, -1, -1):
-        point = front_costs[j]
-        if not (point < reference).all() or (steps <= point).all(axis=1).any():
-            result[:, j] = result[:, j + 1]
-            continue
-        steps = np.vstack([steps[~(point <= steps).all(axis=1)], point])
-        steps = steps[np.argsort(steps[:, 0])]
-        left = np.maximum(steps[:, 0][None], x)
-        right = np.append(steps[1:, 0], reference[0])[None]
-        height = np.maximum(reference[1] - np.maximum(steps[:, 1][None], y), 0.0)
-        covered = (np.maximum(right - left, 0.0) * height).sum(axis=1)
-        result[:, j] = np.maximum(result[:, m] - covered, 0.0)
+    inner = np.minimum(front_costs, reference)
+    edges = [np.unique(inner[:, k]) for k in range(2)]
+    # A cell is covered by the points left of and below it; the last of them is the best.
+    last = np.zeros([len(e) + 1 for e in edges], dtype=np.intp)
+    at = [np.searchsorted(e, inner[:, k]) + 1 for k, e in enumerate(edges)]
+    np.maximum.at(last, (at[0], at[1]), np.arange(1, m + 1))
+    for axis in range(2):
+        np.maximum.accumulate(last, axis=axis, out=last)
+    bounds = [np.append(e, r) for e, r in zip(edges, reference, strict=True)]
+    # In a column of cells, points j, j + 1, ... leave free what is below the first that they cover.
+    rows = (last[:, :, None] <= np.arange(m + 1)).sum(axis=1) - 1
+    heights = np.maximum(bounds[1] - costs[:, 1:], 0.0)
+    right = np.maximum(bounds[0], costs[:, :1])
+    widths = np.diff(right, prepend=costs[:, :1], axis=1)
+    result: Array = np.matmul(widths[:, None, :], heights[:, rows])[:, 0]
     return result
 
 
-def _free_volumes_beyond(costs: Array, room: Array, front_costs: Array, reference: Array) -> Array:
+def _free_volumes_beyond(costs: Array, front_costs: Array, reference: Array) -> Array:
     """Three costs and more: one exact hypervolume per candidate and level."""
     m = len(front_costs)
+    room = np.maximum(reference - costs, 0.0)
     result = np.repeat(room.prod(axis=1)[:, None], m + 1, axis=1)
     for p, own in enumerate(costs):
         if not (own < reference).all():

@@ -78,9 +78,12 @@ def mutate(
     space: SearchSpace, choices: Mapping[str, Scalar], rng: random.Random, changes: int
 ) -> Choices:
     """Changes some active decisions; decisions that become active are drawn at random."""
-    decisions = {d.name: d for d in space.decisions}
+    decisions = space.by_name
     free = [n for n in choices if len(decisions[n].choices) > 1]
     changed = set(rng.sample(free, min(changes, len(free))))
+    if changed.isdisjoint(space.conditions_on):  # no other decision comes or goes
+        others = {n: [c for c in decisions[n].choices if c != choices[n]] for n in sorted(changed)}
+        return {**choices, **{n: rng.choice(values) for n, values in others.items()}}
 
     def pick(d: Decision) -> Scalar:
         if d.name in changed and d.name in choices:

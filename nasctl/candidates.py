@@ -16,7 +16,7 @@ from nasctl.arch import Architecture, Cost, Scalar
 from nasctl.errors import SpecError
 from nasctl.samplers.base import Known, Observation, Sampler, derive_seed
 from nasctl.space import Choices, Decision, Family
-from nasctl.trial import Rejection
+from nasctl.trial import Rejection, Trial
 
 SAMPLER_ATTEMPTS = 20
 """Proposals asked of the sampler for one trial before unseen ones are drawn at random."""
@@ -51,6 +51,8 @@ class Candidate:
 
     Attributes:
         repeat: how many trainings of it there are already.
+        seed: of its training; None: what `training_seed` says.
+        epochs: of its training; None: those of the recipe.
     """
 
     choices: Choices
@@ -58,6 +60,8 @@ class Candidate:
     priced: Priced
     sampler_state: Mapping[str, object] = field(default_factory=dict)
     repeat: int = 0
+    seed: int | None = None
+    epochs: int | None = None
 
 
 def training_seed(seed: int, repeat: int) -> int:
@@ -108,6 +112,12 @@ class CandidateSource:
         self._left: list[Choices] | None = None  # of a small space, in the order of fallback
         self.closest: Rejection | None = None
         """The rejected candidate that breaks the constraints least."""
+
+    def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool:
+        """Whether trial `number` may be proposed now, as far as the source knows: always. A plan
+        waits for the results that decide how it goes on."""
+        del number, trials
+        return True
 
     def known(self, choices: Choices) -> Known | None:
         """What is known of a configuration before training; None: it cannot be built."""

@@ -6,8 +6,6 @@ Only click is imported here at start-up; each command imports what it needs.
 from __future__ import annotations
 
 import contextlib
-import json
-import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nasctl.cli_ablate import ablate
+from nasctl.cli_common import command_line, print_json, say
 from nasctl.errors import ConfigError, InterruptedSearchError, NasctlError
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.group(context_settings=_CONTEXT)
 @click.version_option(package_name="nasctl", message="nasctl %(version)s")
 def cli() -> None:
-    """Neural architecture search with evidence: which network should I ship to this device?
+    """Neural architecture search with evidence: which network should I ship to this device? And
+    ablations: does this design choice really help?
 
     \b
     nasctl search mbv2_space            search the packaged MobileNetV2 space
     nasctl search mbv2_space --dry-run  what it would do, how large the space is, how long it takes
     nasctl front runs/mbv2_space        the Pareto front of a run, also while it runs
+    nasctl ablate linear_bottleneck     does this design choice really help? verdicts with evidence
     nasctl profile mobilenet_v2         what a network costs, block by block
     nasctl init my_search               a configuration to copy and edit
     """
@@ -95,8 +97,7 @@ def _search(
         config=config,
         resolved=loaded.resolved,
         config_text=resolved_yaml(config),
-        # What continues the run: with --fresh it would start over.
-        command=shlex.join(["nasctl", *(a for a in sys.argv[1:] if a != "--fresh")]),
+        command=command_line(),
         fresh=fresh,
         registry=registry,
         differences=config_diff,
@@ -121,9 +122,9 @@ def _dry_run(loaded: LoadedConfig, registry: Registry, *, as_json: bool) -> None
     from nasctl.config import resolved_yaml
     from nasctl.dryrun import dry_run
 
-    outlook = dry_run(loaded.config, registry, announce=lambda text: _say(f"{text} ..."))
+    outlook = dry_run(loaded.config, registry, announce=lambda text: say(f"{text} ..."))
     if as_json:
-        _print_json(outlook.to_json())
+        print_json(outlook.to_json())
     else:
         click.echo(resolved_yaml(loaded.config))
         click.echo(outlook.to_text())
@@ -131,7 +132,7 @@ def _dry_run(loaded: LoadedConfig, registry: Registry, *, as_json: bool) -> None
 
 def _show_front(records: RunRecords, *, as_json: bool) -> None:
     if as_json:
-        _print_json(records.front)
+        print_json(records.front)
         return
     from nasctl.terminal import print_front
 
@@ -140,12 +141,12 @@ def _show_front(records: RunRecords, *, as_json: bool) -> None:
 
 def _show_places(records: RunRecords) -> None:
     directory = records.directory
-    _say(f"report    {directory / 'report.html'}")
-    _say(f"front     {directory / 'front.json'}")
+    say(f"report    {directory / 'report.html'}")
+    say(f"front     {directory / 'front.json'}")
     tracking = records.config.get("tracking") or {}
     has_store = bool(tracking.get("uri")) or (directory.parent / "mlflow.db").exists()
     if tracking.get("name") == "mlflow" and has_store:
-        _say(f"MLflow    nasctl ui {directory}")
+        say(f"MLflow    nasctl ui {directory}")
 
 
 @cli.command()
@@ -156,13 +157,17 @@ def _show_places(records: RunRecords) -> None:
 def front(run: str, at: str | None, as_json: bool) -> None:
     """Show the Pareto front of RUN, a table and a picture; also while it runs."""
     records = _open(run)
+    if records.is_ablation:
+        raise ConfigError(
+            f"{run}: an ablation study has verdicts and no front; nasctl report {run}"
+        )
     shown = records.front
     if at is not None:
         from nasctl.budget import best_within, read_budget
 
         shown = {**shown, "members": [best_within(shown, *read_budget(at))]}
     if as_json:
-        _print_json(shown)
+        print_json(shown)
         return
     from nasctl.terminal import front_table, print_front
 
@@ -177,11 +182,10 @@ def front(run: str, at: str | None, as_json: bool) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The HTML file, or a folder.")
 def report(run: str, output: Path | None) -> None:
     """Write the report of RUN: self-contained HTML, with PNG, CSV and Markdown beside it."""
-    from nasctl.outputs import report_view
-    from nasctl.report import write_report
+    from nasctl.outputs import rewrite_report
 
     records = _open(run)
-    for path in write_report(report_view(records), output or records.directory):
+    for path in rewrite_report(records, output or records.directory):
         click.echo(path)
 
 
@@ -231,7 +235,7 @@ def profile(  # noqa: PLR0917 - click passes one argument per option
         other=other,
         plugins=plugins,
     )
-    run_profile(request, sys.stdout, as_json=as_json, announce=lambda text: _say(f"{text} ..."))
+    run_profile(request, sys.stdout, as_json=as_json, announce=lambda text: say(f"{text} ..."))
 
 
 @cli.command()
@@ -259,12 +263,12 @@ def ui(run: str, port: int | None) -> None:
     if command.argv is None:
         click.echo(command.url)
         return
-    _say("starting the MLflow server ...")
+    say("starting the MLflow server ...")
     server = subprocess.Popen(command.argv, env=command.env, stdout=sys.stderr)
     try:
         if answers(command.url, alive=lambda: server.poll() is None):
             click.echo(command.url)
-            _say("Ctrl-C stops it")
+            say("Ctrl-C stops it")
         raise SystemExit(server.wait())
     except KeyboardInterrupt:
         server.terminate()
@@ -301,7 +305,7 @@ def doctor(run: str, as_json: bool) -> None:
 
     found = examine(find_run(run))
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
         for check in found.checks:
             click.echo(check.to_line())
@@ -312,11 +316,14 @@ def doctor(run: str, as_json: bool) -> None:
 @cli.command()
 def configs() -> None:
     """List the packaged configurations and option groups."""
-    from nasctl.config import list_configs
+    from nasctl.config import list_ablations, list_configs
 
     for found in list_configs():
         name = f"{found.group}={found.name}" if found.group else found.name
         click.echo(f"{name:<24} {found.description}".rstrip())
+    click.echo("\nfor nasctl ablate")
+    for found in list_ablations():
+        click.echo(f"{found.name:<32} {found.description}".rstrip())
 
 
 @cli.command()
@@ -334,12 +341,7 @@ def _open(run: str) -> RunRecords:
     return RunRecords(find_run(run))
 
 
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+cli.add_command(ablate)
 
 
 def main() -> None:
@@ -353,10 +355,10 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _say("stopped")
+        say("stopped")
         sys.exit(130)
     except NasctlError as error:
-        _say(f"Error: {error}")
+        say(f"Error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): not an error, but nothing more to say.
@@ -367,5 +369,5 @@ def main() -> None:
         sys.exit(done.code if sys.stdout is stdout else 0)
     except Exception:
         traceback.print_exc()
-        _say("This is a bug in nasctl; nothing that was finished is lost. Please report the above.")
+        say("This is a bug in nasctl; nothing that was finished is lost. Please report the above.")
         sys.exit(1)

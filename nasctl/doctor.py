@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasctl import doctor_outside, pareto
+from nasctl import doctor_outside, doctor_study, pareto
 from nasctl.candidates import Priced
 from nasctl.doctor_outside import NotCheckedError, Patient
 from nasctl.errors import EnvironmentProblemError
@@ -150,11 +150,12 @@ def _numbers(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
 
 
 def _unique(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
-    """I2: within one run recipe and data are the same for all; fidelity is the budget in epochs."""
+    """I2: within a search recipe and data are the same for all; fidelity is the budget in epochs.
+    Trainings of a study have keys that say recipe and data too."""
     trials = [t for t in patient.records.trials() if t.state is not State.FAILED]
-    seen: dict[tuple[str, int, int], Trial] = {}
+    seen: dict[tuple[str, int, int, str], Trial] = {}
     for trial in trials:
-        key = trial.arch_id, trial.seed, trial.epochs
+        key = trial.arch_id, trial.seed, trial.epochs, str(trial.choices.get("training", ""))
         if key in seen:
             yield (
                 f"trials {seen[key].number} and {trial.number} are both {trial.arch_id} with seed "
@@ -209,6 +210,9 @@ def _owned(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
 def _front(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     """I5: every pair of networks is compared."""
     records = patient.records
+    if records.is_ablation:
+        yield from doctor_study.verdicts(patient, remark)
+        return
     patient.needs_an_end("front.json is written at the end")
     if not records.trials():
         raise NotCheckedError("no trial was ever begun")
@@ -268,6 +272,8 @@ def non_dominated(entries: Sequence[Entry], objectives: Objectives) -> list[Entr
 def _hypervolume(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     """I8: a repeat counts with the mean of its seeds, so it may take back what luck had given."""
     records = patient.records
+    if records.is_ablation:
+        raise NotCheckedError("a study has no front")
     by_number = {t.number: t for t in records.trials()}
     seen: Counter[str] = Counter()
     corrected: list[int] = []
@@ -307,7 +313,7 @@ _INVARIANTS: tuple[tuple[str, str, Find], ...] = (
     ("I2", "no network is trained twice with one seed and budget", _unique),
     ("I3", "complete trials have finite objectives within the constraints", _complete),
     ("I4", "nothing is running without a driver", _owned),
-    ("I5", "front.json is the front of the ledger", _front),
+    ("I5", "front.json, or verdicts.json, is what the ledger says", _front),
     ("I6", "artifacts are there and unchanged (SHA-256)", doctor_outside.artifacts),
     ("I7", "MLflow has every training once, with its status", doctor_outside.tracked),
     ("I8", "hypervolume never falls, but where seeds correct it", _hypervolume),

@@ -20,17 +20,12 @@ from __future__ import annotations
 import enum
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from nasctl.candidates import (
-    Candidate,
-    CandidateSource,
-    rejection_observation,
-    training_seed,
-)
+from nasctl.candidates import Candidate, rejection_observation, training_seed
 from nasctl.errors import (
     EnvironmentProblemError,
     NasctlError,
@@ -39,10 +34,11 @@ from nasctl.errors import (
 )
 from nasctl.halving import Halving
 from nasctl.ledger import Ledger
+from nasctl.observer import AfterCommit, Observer
 from nasctl.samplers.base import Observation, Sampler
 from nasctl.space import Choices
 from nasctl.trainings import Trainings
-from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, Rejection, State, Trial, Work
+from nasctl.trial import Objectives, Outcome, OutcomeKind, Rejection, State, Trial, Work
 
 
 class Signal(enum.Enum):
@@ -79,33 +75,22 @@ class EngineSettings:
     max_failures: int = 10
 
 
-class Observer(Protocol):
-    """Is told after the ledger, also of reference networks: progress display and tracking."""
+class Source(Protocol):
+    """Where candidates come from; see `CandidateSource`."""
 
-    def trial_started(self, trial: Trial) -> None: ...
-    def epoch(self, trial: Trial, evaluation: Evaluation) -> None: ...
-    def trial_ended(self, trial: Trial) -> None: ...
-    def rejected(self, count: int) -> None: ...
-
-
-class AfterCommit:
-    """Tells an observer what is durable, and only then: in a group of calls, at its end."""
-
-    def __init__(self, ledger: Ledger, observer: Observer) -> None:
-        self._ledger = ledger
-        self._observer = observer
-
-    def trial_started(self, trial: Trial) -> None:
-        self._ledger.after_commit(lambda: self._observer.trial_started(trial))
-
-    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
-        self._ledger.after_commit(lambda: self._observer.epoch(trial, evaluation))
-
-    def trial_ended(self, trial: Trial) -> None:
-        self._ledger.after_commit(lambda: self._observer.trial_ended(trial))
-
-    def rejected(self, count: int) -> None:
-        self._ledger.after_commit(lambda: self._observer.rejected(count))
+    @property
+    def closest(self) -> Rejection | None: ...
+    def note(self, rejection: Rejection) -> None: ...
+    def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool: ...
+    def find(
+        self,
+        number: int,
+        sampler: Sampler,
+        *,
+        pending: Sequence[Choices],
+        known: Container[str],
+        trainings: Callable[[str], int],
+    ) -> tuple[Candidate | None, list[Rejection], int]: ...
 
 
 class Engine:
@@ -114,7 +99,7 @@ class Engine:
     Args:
         ledger: open for writing; trials it holds are continued.
         settings: see `EngineSettings`.
-        source: finds candidates.
+        source: finds candidates: a `CandidateSource`, or something with its interface.
         sampler: fresh; it is told the ledger's history first.
         observer: told after each commit.
         references: the reference networks, numbered -1, -2, ...; those that the ledger holds
@@ -128,7 +113,7 @@ class Engine:
         *,
         ledger: Ledger,
         settings: EngineSettings,
-        source: CandidateSource,
+        source: Source,
         sampler: Sampler,
         observer: Observer,
         references: Sequence[Trial] = (),
@@ -186,21 +171,7 @@ class Engine:
             return Signal.WAIT
         candidate, rejections, duplicates = self._ahead or self._propose(number)
         self._ahead = None
-        trial = None
-        if candidate is not None:
-            trial = Trial(
-                number=number,
-                state=State.RUNNING,
-                choices=candidate.choices,
-                architecture=candidate.architecture,
-                seed=training_seed(self._settings.seed, candidate.repeat),
-                epochs=self._settings.epochs,
-                attempts=0,
-                cost=candidate.priced.cost,
-                cost_intervals=candidate.priced.intervals,
-                sampler_state=candidate.sampler_state,
-                started_at=time.time(),
-            )
+        trial = self._begun(number, candidate) if candidate is not None else None
         self._known |= {r.architecture.id for r in rejections if r.architecture is not None}
         with self._ledger.transaction():
             self._ledger.add_rejections(rejections)
@@ -218,6 +189,23 @@ class Engine:
         self._known.add(trial.arch_id)
         self._numbers.setdefault(trial.arch_id, []).append(number)
         return work
+
+    def _begun(self, number: int, candidate: Candidate) -> Trial:
+        settings = self._settings
+        seed = candidate.seed
+        return Trial(
+            number=number,
+            state=State.RUNNING,
+            choices=candidate.choices,
+            architecture=candidate.architecture,
+            seed=training_seed(settings.seed, candidate.repeat) if seed is None else seed,
+            epochs=candidate.epochs or settings.epochs,
+            attempts=0,
+            cost=candidate.priced.cost,
+            cost_intervals=candidate.priced.intervals,
+            sampler_state=candidate.sampler_state,
+            started_at=time.time(),
+        )
 
     def prefetch(self) -> None:
         """Makes the next proposal while all workers are busy, so that none has to wait for it.
@@ -342,6 +330,8 @@ class Engine:
     def _may_propose(self, number: int) -> bool:
         if self._settings.order == "async":
             return True
+        if not self._source.is_ready(number, self._trials):
+            return False
         return all(
             self._trials[n].state.is_final
             for n in range(self._told, max(self._told, number - self._settings.window))

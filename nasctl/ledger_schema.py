@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
-"""Version 1 has no reference networks; a driver that continues such a run adds their tables."""
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
+"""Version 1 has no reference networks; a driver that continues such a run adds their tables. Up to
+version 2 a network was unique with its seed and epochs: there were no studies, whose trainings
+also differ in recipe and data, which their key says."""
 
 _TRIAL_COLUMNS = """
     number INTEGER PRIMARY KEY,
@@ -22,8 +24,7 @@ _TRIAL_COLUMNS = """
     error TEXT,
     sampler_state TEXT NOT NULL,
     started_at REAL NOT NULL,
-    seconds REAL NOT NULL,
-    UNIQUE (arch_id, seed, epochs)
+    seconds REAL NOT NULL
 """
 
 
@@ -31,6 +32,8 @@ def _tables(trials: str, evaluations: str) -> str:
     """A table of trainings and the one of their epochs."""
     return f"""
 CREATE TABLE {trials} ({_TRIAL_COLUMNS});
+CREATE UNIQUE INDEX {trials}_once ON {trials}
+    (arch_id, seed, epochs, coalesce(json_extract(choices, '$.training'), ''));
 CREATE TABLE {evaluations} (
     number INTEGER NOT NULL REFERENCES {trials},
     epoch INTEGER NOT NULL,

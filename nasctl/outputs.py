@@ -49,6 +49,20 @@ def publish(records: RunRecords) -> None:
     write_report(report_view(records), records.directory)
 
 
+def rewrite_report(records: RunRecords, target: Path) -> list[Path]:
+    """The report of a search or an ablation study, from its ledger.
+
+    Raises:
+        EnvironmentProblemError: it cannot be written, or the ledger is damaged.
+    """
+    if records.is_ablation:
+        from nasctl.ablation.reading import view_of
+        from nasctl.report.ablation import write_ablation_report
+
+        return write_ablation_report(view_of(records), target)
+    return write_report(report_view(records), target)
+
+
 def report_view(records: RunRecords) -> RunView:
     """A run as its report shows it, from its ledger."""
     members = front_entries(records.entries, records.objectives)

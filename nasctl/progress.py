@@ -56,8 +56,14 @@ class Progress(Protocol):
     def phase(self, text: str) -> None:
         """Something other than training goes on. `40/143` in the text is drawn as a bar."""
 
-    def started(self, total: int, trials: Iterable[Trial]) -> None:
-        """Training begins: how many trials are asked for, and those there are already."""
+    def started(self, total: int, trials: Iterable[Trial], *, at_most: bool = False) -> None:
+        """Training begins: how many trials are asked for, and those there are already.
+
+        Args:
+            total: trials; `at_most` so many where results decide how many there are.
+            trials: of earlier calls.
+            at_most: see `total`.
+        """
 
     def trial_started(self, trial: Trial) -> None: ...
 
@@ -137,7 +143,8 @@ class LiveProgress(Shown):
     def phase(self, text: str) -> None:
         self._board.phase = text
 
-    def started(self, total: int, trials: Iterable[Trial]) -> None:
+    def started(self, total: int, trials: Iterable[Trial], *, at_most: bool = False) -> None:
+        del at_most  # the bar shows how far it is
         self._board.started(total, trials)
 
     def finished(self, summary: str) -> None:
@@ -263,6 +270,8 @@ class LiveProgress(Shown):
             style = {State.FAILED: "red", State.PRUNED: "dim"}.get(trial.state, "")
             outcome = "" if trial.state is State.COMPLETE else f"{trial.state.value.lower()}: "
             name = f"{trial.label}: " if trial.is_reference else ""
+            if "arm" in trial.choices:
+                name = f"{trial.choices['arm']}: "
             table.add_row(
                 _place(trial),
                 trial.arch_id,

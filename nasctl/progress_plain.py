@@ -35,7 +35,7 @@ class NoProgress:
         return None
 
     def phase(self, text: str) -> None: ...
-    def started(self, total: int, trials: Iterable[Trial]) -> None: ...
+    def started(self, total: int, trials: Iterable[Trial], *, at_most: bool = False) -> None: ...
     def trial_started(self, trial: Trial) -> None: ...
     def epoch(self, trial: Trial, evaluation: Evaluation) -> None: ...
     def trial_ended(self, trial: Trial) -> None: ...
@@ -109,10 +109,12 @@ class PlainProgress(Shown):
             self._last_phase = what
             self._line(text)
 
-    def started(self, total: int, trials: Iterable[Trial]) -> None:
+    def started(self, total: int, trials: Iterable[Trial], *, at_most: bool = False) -> None:
         self._board.started(total, trials)
         there = f", {self._board.ended} of them finished before" if self._board.ended else ""
-        self._line(f"searching: {text.plural(total, 'trial')}{there}")
+        doing = "at most " if at_most else "searching: "
+        what = text.plural(total, "training" if at_most else "trial")
+        self._line(f"{doing}{what}{there}")
 
     def trial_ended(self, trial: Trial) -> None:
         self._held = self._board.trial_ended(trial) or self._held
@@ -134,7 +136,7 @@ class PlainProgress(Shown):
         count = f"{board.ended:>{width}}/{board.total}"
         parts = [
             f"[{'reference' if trial.is_reference else count}] {trial.state.value:<8}",
-            f"{trial.label} {trial.arch_id}",
+            trial.title,
             result_text(trial),
         ]
         if trial.seconds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nasctl.trial import Objectives, Rejection, Trial
 from search_spaces.blocks import BLOCKS
 
 LEDGER = "ledger.sqlite"
+VERDICTS = "verdicts.json"
 
 
 def find_run(run: str | Path) -> Path:
@@ -123,7 +125,29 @@ class RunRecords:
         return commit
 
     @property
+    def is_ablation(self) -> bool:
+        """Whether it is a study of `nasctl ablate`, which has verdicts and no front."""
+        return self.meta("study") is not None or "factors" in self.config
+
+    @property
+    def study(self) -> dict[str, Any]:
+        """Of an ablation, as it was fixed before anything was trained; see `nasctl.ablation`."""
+        return dict(self.meta("study") or {})
+
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """Of an ablation, as `verdicts.json` has them; none before it has been interrupted or is
+        finished."""
+        try:
+            found = json.loads((self.directory / VERDICTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []  # not there yet; `nasctl doctor` tells of damage
+        return found if isinstance(found, list) else []
+
+    @property
     def objectives(self) -> Objectives:
+        if self.is_ablation:
+            return {str(self.config["decision"]["metric"]): "max"}
         found = self.config.get("objectives")
         if not isinstance(found, dict) or not found:
             raise EnvironmentProblemError(
@@ -226,14 +250,14 @@ class RunRecords:
         return front
 
     def front_ids(self) -> frozenset[str]:
-        return self._front_ids
+        return frozenset() if self.is_ablation else self._front_ids
 
     @functools.cached_property
     def _front_ids(self) -> frozenset[str]:
         return frozenset(m["arch_id"] for m in self.front["members"])
 
     def hypervolume_history(self) -> list[tuple[int, float]]:
-        return self._hypervolume_history
+        return [] if self.is_ablation else self._hypervolume_history
 
     @functools.cached_property
     def _hypervolume_history(self) -> list[tuple[int, float]]:
@@ -261,6 +285,8 @@ class RunRecords:
             (path, "")
             for name in (
                 "front.json",
+                VERDICTS,
+                "ablation.json",
                 "report.html",
                 "config.yaml",
                 "report.md",
@@ -299,8 +325,10 @@ _META = (
     "plugins",
     "space_size",
     "seconds",
+    "study",
+    "seeds_raised",
 )
-_MAPPINGS = ("config", "environment", "reference_point", "latency_summary", "artifacts")
+_MAPPINGS = ("study", "config", "environment", "reference_point", "latency_summary", "artifacts")
 
 
 def open_records(directory: str | Path) -> RunRecords:

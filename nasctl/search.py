@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nasctl import precision, prepare, running
 from nasctl.candidates import CandidateSource
-from nasctl.engine import Engine, EngineSettings, Observer
+from nasctl.engine import Engine, EngineSettings
 from nasctl.environment import RUN_MARK, describe_environment
 from nasctl.errors import InterruptedSearchError, NasctlError
 from nasctl.evaluate import CHECKPOINTS
@@ -30,6 +30,7 @@ from nasctl.halving import continued
 from nasctl.interrupt import StopRequest, handling_signals
 from nasctl.latency import measure_networks
 from nasctl.ledger import Ledger
+from nasctl.observer import Observer
 from nasctl.plugins import Registry
 from nasctl.prepare import Problem
 from nasctl.pricing import Pricer, Tables, latency_settings, make_pricer
@@ -53,7 +54,7 @@ class Display(Observer, Protocol):
     def phase(self, text: str) -> None: ...
     def warning(self, text: str) -> None: ...
     def front(self, size: int, hypervolume: float) -> None: ...
-    def started(self, total: int, trials: Iterable[Trial]) -> None: ...
+    def started(self, total: int, trials: Iterable[Trial], *, at_most: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,24 +269,21 @@ class _Search:
         self._display.started(self._config.trials, engine.trials)
         self._display.front(self._front.size, self._front.hypervolume)
 
-        def request_stop() -> None:
-            engine.stop_requested = True
-
         if engine.has_work():
             self._display.phase("starting workers")
             job = running.make_job(
                 self._config, self._problem, self._request.registry, self._directory
             )
-            self._checkpoints.mkdir(exist_ok=True)
-            self._stop.on_stop(request_stop)
-            grouped = running.are_grouped(executor)
             try:
-                with self._ledger.grouped() if grouped else contextlib.nullcontext():
-                    executor.run(engine, job)
+                running.drive(
+                    engine,
+                    executor,
+                    job,
+                    ledger=self._ledger,
+                    checkpoints=self._checkpoints,
+                    stop=self._stop,
+                )
             finally:
-                self._stop.on_stop(None)
-                with contextlib.suppress(OSError):  # of trials that are not over there are some
-                    self._checkpoints.rmdir()
                 if (note := running.note_simulation(executor, self._ledger)) is not None:
                     self._display.phase(note)
         if engine.fatal is not None:

@@ -19,7 +19,7 @@ from nasctl.ledger import Ledger
 from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, State, Trial, Work
 
 if TYPE_CHECKING:
-    from nasctl.engine import Observer
+    from nasctl.observer import Observer
 
 
 class Trainings:
@@ -125,6 +125,7 @@ class Trainings:
             epochs=trial.epochs,
             rungs=self._halving.rungs_for(trial) if self._halving is not None else (),
             known_epochs=kept[-1].epoch if kept else 0,
+            choices=trial.choices,
         )
         self._silent.add(trial.number)
         self._flying[trial.number] = work

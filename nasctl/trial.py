@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nasctl.arch import Architecture, Cost
+from nasctl.arch import Architecture, Cost, Scalar
 from nasctl.space import Choices
 
 EXACT_METRICS = ("params", "macs", "activations", "model_bytes")
@@ -66,6 +66,7 @@ class Work:
         rungs: epochs after which the engine decides whether it goes on.
         known_epochs: epochs of an earlier attempt that the ledger holds: a checkpoint of at most so
             many may be continued.
+        choices: of the trial: jobs whose recipe or data differ between trials look here.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Work:
     epochs: int
     rungs: tuple[int, ...] = ()
     known_epochs: int = 0
+    choices: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 class EpochMetrics(dict[str, float]):
@@ -151,6 +153,16 @@ class Trial:
         if self.is_reference:
             return reference_label(str(self.choices["reference"]), float(self.choices["width"]))
         return f"#{self.number}"
+
+    @property
+    def title(self) -> str:
+        """The label with what is trained: the network's id, or the arm of a study."""
+        return _arm_title(self) if "arm" in self.choices else f"{self.label} {self.arch_id}"
+
+
+def _arm_title(trial: Trial) -> str:
+    rate = f" at lr {trial.choices['lr']:g}" if trial.choices["purpose"] != "verdict" else ""
+    return f"#{trial.number} {trial.choices['arm']}{rate}, seed {trial.seed}"
 
 
 def reference_label(name: str, width: float) -> str:

@@ -181,13 +181,8 @@ def twice(bench: Bench) -> None:
     columns = "arch_id, seed, epochs, state, attempts, choices, cost, cost_intervals, metrics, "
     columns += "error, sampler_state, started_at, seconds"
     with closing(sqlite3.connect(bench.run_dir / "ledger.sqlite")) as db:
-        (schema,) = db.execute("SELECT sql FROM sqlite_master WHERE name='trials'").fetchone()
-        unique = "UNIQUE (arch_id, seed, epochs)"
-        assert unique in schema
-        free = schema.replace(unique, "CHECK (1)").replace("TABLE trials", "TABLE free")
         db.executescript(
-            f"{free}; INSERT INTO free SELECT * FROM trials WHERE number != 5; DROP TABLE trials;"
-            "ALTER TABLE free RENAME TO trials;"
+            "DROP INDEX trials_once; DELETE FROM trials WHERE number=5;"
             f"INSERT INTO trials (number, {columns}) SELECT 5, {columns} FROM trials "
             "WHERE number=3;"
         )

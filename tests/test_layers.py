@@ -18,13 +18,15 @@ LAYERS: list[set[str]] = [
     {"space", "recipe", "fidelity", "trial", "environment"},
     {"search_spaces"},
     {"blocktable", "opcount", "latency*", "onnx_runtime", "data*", "train", "train_setup",
-     "augment", "precision", "pareto", "stats", "schedule", "weights", "checkpoints"},
-    {"samplers", "halving*", "engine", "trainings", "candidates", "ledger*", "rundir", "runlock",
+     "augment", "precision", "pareto", "stats", "effects", "schedule", "weights", "checkpoints"},
+    {"samplers", "halving*", "engine", "observer", "trainings", "candidates", "ledger*", "rundir",
+     "runlock",
      "rungs", "records", "references", "front", "budget", "history", "plugins", "evaluate",
      "tables", "interrupt", "tracking"},
-    {"executors", "prepare", "pricing", "replay", "running", "search", "dryrun"},
+    {"executors", "prepare", "pricing", "replay", "running", "search", "dryrun", "ablation",
+     "ablate"},
     {"config", "report", "profile", "doctor*", "progress*", "terminal", "outputs"},
-    {"api", "cli", "__main__"},
+    {"api", "cli*", "__main__"},
 ]  # fmt: skip
 
 HOMES: dict[str, set[str]] = {
@@ -34,7 +36,7 @@ HOMES: dict[str, set[str]] = {
     "ray": {"executors.ray*"},
     "optuna": {"samplers.optuna_*", "samplers.known_cost.optuna_sampler"},
     "mlflow": {"tracking"},
-    "click": {"cli"},
+    "click": {"cli*"},
     "rich": {"progress"},
     "matplotlib": {"report"},
     "onnx": {"onnx_runtime"},

@@ -672,7 +672,7 @@ def test_a_newer_ledger_is_still_refused(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite"
     Ledger(path, {}).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=3")
+        db.execute("PRAGMA user_version=4")
     db.close()
-    with pytest.raises(EnvironmentProblemError, match="ledger version 3, this nasctl reads versi"):
+    with pytest.raises(EnvironmentProblemError, match="ledger version 4, this nasctl reads versi"):
         Ledger(path, {}, readonly=True)

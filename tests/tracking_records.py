@@ -58,6 +58,9 @@ class FakeRecords:
     uid: str = "run-1"
     name: str = "mbv2_space"
     status: str = "RUNNING"
+    is_ablation: bool = False
+    study: dict[str, Any] = field(default_factory=dict)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(
         default_factory=lambda: {
             "name": "mbv2_space",

@@ -1,19 +1,9 @@
-"use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const colour = { ink: "#16202e", muted: "#5c6b7f", line: "#e8ecf2", front: "#1558d6", near: "#6f9bea",
-    dominated: "#aab4c2", chosen: "#d9480f", wash: "rgba(21,88,214,.09)" };
-  const font = { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: colour.muted };
-  const settings = { displaylogo: false, responsive: true, doubleClick: "reset+autosize",
-    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], displayModeBar: "hover",
-    toImageButtonOptions: { scale: 3, filename: document.title } };
+  const { data, colour, settings, plain, cut, layout } = charts;
   const byId = new Map([...data.points, ...data.references].map((p) => [p.id, p]));
   const rows = new Map([...document.querySelectorAll(".members > tbody")].map((b) => [b.dataset.id, b]));
   let chosen = null;
 
-  // Plotly reads a little HTML in its texts; names come from users and plugins.
-  const plain = (s) => String(s).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const cut = (s, n) => (s.length > n ? s.slice(0, n - 1) + "…" : s);
   const make = (tag, text, cls) => {
     const node = document.createElement(tag);
     if (text !== undefined) node.textContent = text;
@@ -30,15 +20,6 @@
     return [`<b>${plain(p.id)}</b>`, ...figures, "", ...choices].join("<br>");
   }
   byId.forEach((p) => { p.hover = hover(p); });
-
-  function layout(x, y, extra) {
-    const axis = (title) => ({ title: { text: plain(title), font: { size: 13, color: colour.ink } }, gridcolor: colour.line,
-      linecolor: "#c3ccd8", zeroline: false, ticks: "outside", ticklen: 4, tickcolor: "#c3ccd8", automargin: true });
-    return { font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
-      margin: { l: 56, r: 14, t: 10, b: 46 }, dragmode: "zoom",
-      hoverlabel: { bgcolor: "#fff", bordercolor: "#c3ccd8", font: { ...font, color: colour.ink }, align: "left", namelength: 0 },
-      xaxis: axis(x), yaxis: axis(y), ...extra };
-  }
 
   // Corners of the attainment line; networks beaten in these two metrics alone are off it.
   function stairs(points, x, y) {
@@ -256,10 +237,5 @@
   const start = data.points.filter((p) => p.role === "member" && Number.isFinite(p.v[data.y.key]))
     .sort((a, b) => sign * (b.v[data.y.key] - a.v[data.y.key]))[0];
   if (start) choose(start.id);
-
-  // Paper is narrower than the screen, and the charts are drawn in pixels.
-  const plots = () => [...document.querySelectorAll(".plot")].filter((plot) => plot.layout);
-  window.addEventListener("beforeprint", () => plots().forEach((plot) => Plotly.relayout(plot, { width: 340, height: 270 })));
-  window.addEventListener("afterprint", () => plots().forEach((plot) => Plotly.relayout(plot, { width: null, height: null, autosize: true })));
   document.documentElement.dataset.ready = "true";
 })();

@@ -1,23 +1,33 @@
 """Layer 5: configurations: read, composed, checked. Hydra and pydantic are loaded when needed."""
 
 from nasctl.config.load import (
+    LoadedAblation,
     LoadedConfig,
-    PackagedConfig,
-    config_diff,
-    init_dir,
-    list_configs,
+    load_ablation,
     load_config,
-    packaged_folder,
-    resolved_yaml,
+    recipe_problems,
 )
+from nasctl.config.packaged import (
+    PackagedConfig,
+    init_dir,
+    list_ablations,
+    list_configs,
+    packaged_folder,
+)
+from nasctl.config.resume import ablation_diff, config_diff, resolved_yaml
 
 __all__ = [
+    "LoadedAblation",
     "LoadedConfig",
     "PackagedConfig",
+    "ablation_diff",
     "config_diff",
     "init_dir",
+    "list_ablations",
     "list_configs",
+    "load_ablation",
     "load_config",
     "packaged_folder",
+    "recipe_problems",
     "resolved_yaml",
 ]

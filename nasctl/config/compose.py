@@ -15,17 +15,15 @@ from typing import Any
 
 from nasctl.config import guard
 from nasctl.config.guard import Key, shown
-from nasctl.config.schema import GROUPS
+from nasctl.config.packaged import ready_files
 from nasctl.config.sources import PRIMARY, Layer, Session, hydra_over
+from nasctl.config.type_errors import Schema
 from nasctl.errors import ConfigError, EnvironmentProblemError, nearest, unknown
 
 _FAILURES_OF_HYDRA = (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError)
 """What composing raises on odd input besides its own exceptions."""
 _NO_FILE_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
 """The causes of an OSError that lie in what the user has typed, not in the machine."""
-
-
-_GROUP_KEYS = {(group,) for group in GROUPS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,55 +34,82 @@ class Composed:
         data: plain values, references (`guard.MARK` or `${`) still in them.
         layers: the files, in the order in which they were read.
         applied: overrides in effect, as they were given, by key.
-        problems: of overrides, each a line that starts with the key; those were left out of
-            `data`, so that whatever else is wrong can be reported with them.
+        profile: overrides of a profile in effect: from the key that is set to that in the file.
+        problems: of overrides, each a line that starts with the key, and where it is in a profile;
+            those were left out of `data`, so that whatever else is wrong can be reported too.
+        groups: sections that are chosen by name.
     """
 
     data: dict[str, Any]
     layers: tuple[Layer, ...]
     applied: dict[Key, str]
-    problems: tuple[str, ...]
+    profile: dict[Key, Key]
+    problems: tuple[tuple[Key | None, str], ...]
+    groups: tuple[str, ...]
 
 
-def compose(primary: Path, packaged: Path, overrides: Sequence[str]) -> Composed:
+def compose(
+    primary: Path,
+    packaged: Path,
+    overrides: Sequence[str],
+    schema: Schema[Any],
+    profile: Sequence[tuple[Key, str]] = (),
+) -> Composed:
     """Composes `primary` with the packaged folder behind its own.
+
+    Args:
+        primary: the user's file.
+        packaged: the folder of the packaged files.
+        overrides: as typed.
+        schema: what the file is for.
+        profile: overrides with the key of the file that holds each; `overrides` win.
 
     Raises:
         ConfigError: a file that cannot be read or composed, whatever the overrides.
     """
-    session = Session(primary=primary.resolve(), packaged=packaged.resolve())
+    session = Session(primary=primary.resolve(), packaged=packaged.resolve(), schema=schema)
     try:
         with hydra_over(session):
-            return _without_bad_overrides(session, overrides)
+            return _without_bad_overrides(session, overrides, profile)
     except RecursionError as error:
         raise ConfigError(
             f"{session.shown(primary)}: defaults: the files name each other in a circle"
         ) from error
 
 
-def _without_bad_overrides(session: Session, overrides: Sequence[str]) -> Composed:
+def _without_bad_overrides(
+    session: Session, overrides: Sequence[str], profile: Sequence[tuple[Key, str]]
+) -> Composed:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    problems: list[str] = []
-    accepted = [o for text in overrides if (o := _parse(text, problems)) is not None]
+    problems: list[tuple[Key | None, str]] = []
+    given = [(None, text) for text in overrides]
+    accepted = [o for origin, text in given if (o := _parse(text, session, origin, problems))]
+    typed = {o.key for o in accepted}
+    found = [o for origin, text in profile if (o := _parse(text, session, origin, problems))]
+    accepted = [*(o for o in found if o.key not in typed), *accepted]
     while True:
         try:
             data = _run_hydra(accepted)
             break
         except (HydraException, OmegaConfBaseException, *_FAILURES_OF_HYDRA) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_FILE_NAME:
+            # Hydra's own "there is no such option" is an OSError too.
+            is_from_outside = isinstance(error, OSError) and not isinstance(error, HydraException)
+            if is_from_outside and getattr(error, "errno", None) not in _NO_FILE_NAME:
                 raise EnvironmentProblemError(f"reading the configuration: {error}") from error
             bad, message = _explain(error, session, accepted)
             if bad is None:
-                raise ConfigError([*problems, message]) from error
+                raise ConfigError([*(text for _, text in problems), message]) from error
             accepted.remove(bad)
-            problems.append(message)
+            problems.append((bad.origin, message))
     return Composed(
         data=data,
         layers=tuple(session.layers),
-        applied={o.key: o.text for o in accepted},
+        applied={o.key: o.text for o in accepted if o.origin is None},
+        profile={o.key: o.origin for o in accepted if o.origin is not None},
         problems=tuple(problems),
+        groups=session.schema.groups,
     )
 
 
@@ -137,52 +162,61 @@ def flat_keys(value: Any, prefix: Key = ()) -> Iterator[Key]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Override:
-    """An override that parses: `text` as typed, `line` as Hydra gets it."""
+    """An override that parses: `text` as typed, `line` as Hydra gets it, `origin` in a profile."""
 
     text: str
     line: str
     key: Key
     value: Any
+    origin: Key | None
 
 
-def _parse(text: str, problems: list[str]) -> _Override | None:
+def _parse(
+    text: str, session: Session, origin: Key | None, problems: list[tuple[Key | None, str]]
+) -> _Override | None:
     """One override, or a line in `problems`."""
+    found = _read(text, session.schema)
+    if isinstance(found, str):
+        problems.append((origin, found))
+        return None
+    parsed, value = found
+    key = tuple(parsed.key_or_group.split("."))
+    is_plain = not (parsed.is_delete() or parsed.is_add() or parsed.is_force_add())
+    # A plain override of a key that is not there would be refused, one at a time and with advice
+    # that makes the typo stick. Added, it meets the schema, which knows where new keys may be.
+    is_group = len(key) == 1 and key[0] in session.schema.groups
+    is_added = is_plain and (not is_group or isinstance(value, dict))
+    line = f"++{text}" if is_added else text
+    return _Override(text=text, line=line, key=key, value=value, origin=origin)
+
+
+def _read(text: str, schema: Schema[Any]) -> tuple[Any, Any] | str:
+    """An override as Hydra reads it, with its value; or the line that says what is wrong."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     named = f"override {shown(text)}"
     key, equals, value = text.partition("=")
     if len(text) > 4096 or max(text.count(c) for c in "[{(") > guard.MAX_DEPTH:
-        problems.append(f"{named}: too long or nested too deeply; put it into a file")
-        return None
+        return f"{named}: too long or nested too deeply; put it into a file"
     if not key.strip("+~ ") or (not equals and not text.startswith("~")):
-        problems.append(f"{named}: expected KEY=VALUE")
-        return None
+        return f"{named}: expected KEY=VALUE"
     if problem := guard.text_problem(text):
-        problems.append(f"override {problem}")
-        return None
+        return f"override {problem}"
     try:
         parsed = OverridesParser.create().parse_override(text)
         parsed_value = None if parsed.is_sweep_override() else parsed.value()
-    except (HydraException, ValueError, RecursionError) as error:
+    except (HydraException, ValueError, RecursionError):
         quoting = f"quote the value: '{key}=\"{value}\"'" if value else "expected KEY=VALUE"
-        problems.append(f"{named}: cannot be read; {quoting}")
-        del error
-        return None
+        return f"{named}: cannot be read; {quoting}"
     parts = tuple(parsed.key_or_group.split("."))
-    message = _override_problem(parsed, parts, parsed_value, value)
-    if message:
-        problems.append(f"{'.'.join(parts)}: {message}")
-        return None
-    is_plain = not (parsed.is_delete() or parsed.is_add() or parsed.is_force_add())
-    # A plain override of a key that is not there would be refused, one at a time and with advice
-    # that makes the typo stick. Added, it meets the schema, which knows where new keys may be.
-    is_added = is_plain and (parts not in _GROUP_KEYS or isinstance(parsed_value, dict))
-    line = f"++{text}" if is_added else text
-    return _Override(text=text, line=line, key=parts, value=parsed_value)
+    message = _override_problem(parsed, parts, parsed_value, value, schema)
+    return f"{'.'.join(parts)}: {message}" if message else (parsed, parsed_value)
 
 
-def _override_problem(parsed: Any, key: Key, value: Any, text: str) -> str | None:
+def _override_problem(
+    parsed: Any, key: Key, value: Any, text: str, schema: Schema[Any]
+) -> str | None:
     nested = [part for path in flat_keys(value) for part in path]
     if key[0].split("/")[0] == "hydra":
         return "Hydra's own settings cannot be set from the command line"
@@ -193,7 +227,7 @@ def _override_problem(parsed: Any, key: Key, value: Any, text: str) -> str | Non
     if parsed.is_sweep_override():
         listed = f"[{text}]" if "," in text and "(" not in text else "[a,b]"
         return f"{shown(text)} is several values; for a list {listed}, for a text quote it"
-    if key in _GROUP_KEYS and not parsed.is_delete():
+    if len(key) == 1 and key[0] in schema.groups and not parsed.is_delete():
         is_name = isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value)
         if not is_name and not isinstance(value, dict):
             return f"expected the name of an option, got {shown(value)}; {key[0]}=NAME"
@@ -220,7 +254,7 @@ def _explain(
         group = match.group(1)
         message = f"{group} is chosen twice; write `- override {group}: ...`"
     elif match := re.search(r"Could not override '([^']+)'", first):
-        message = f"override {unknown('group', match.group(1), GROUPS)}"
+        message = f"override {unknown('group', match.group(1), session.schema.groups)}"
     elif "Overrides must be at the end" in text:
         message = "`override` entries come after the plain ones, before `_self_`"
     else:
@@ -253,7 +287,7 @@ def _missing_option(
     for override in reversed(overrides):
         if ".".join(override.key) == group and override.value == name:
             return override, message
-    primaries = [p.stem for p in sorted(session.packaged.glob("*.yaml"))]
+    primaries = list(ready_files(session.schema.name))
     if not group:
         message = f"defaults: {unknown('file', name, primaries)}"
         beside = [p.stem for p in session.primary.parent.glob("*.yaml") if p != session.primary]

@@ -23,14 +23,14 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
 
     Works on the composed mapping, so that it can be reported beside wrong types.
     """
-    objectives = _mapping(data, "objectives")
-    constraints = _mapping(data, "constraints")
-    reference_point = _mapping(data, "reference_point")
+    objectives = section_of(data, "objectives")
+    constraints = section_of(data, "constraints")
+    reference_point = section_of(data, "reference_point")
     problems = [*_objective_problems(data, objectives), *_constraint_problems(data, constraints)]
     problems += _reference_problems(objectives, constraints, reference_point)
-    latency = _mapping(data, "latency")
+    latency = section_of(data, "latency")
     # A plugin's family may price latency itself; `nasctl.prepare` checks once it is loaded.
-    packaged_family = _mapping(data, "space").get("family") == "staged"
+    packaged_family = section_of(data, "space").get("family") == "staged"
     if latency.get("name") == "none" and packaged_family:
         if "latency_ms" in objectives:
             remedy = "drop it (~objectives.latency_ms) or use latency=table"
@@ -40,27 +40,31 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
             remedy = "set it to null or use latency=table"
             key = ("constraints", "latency_ms")
             problems.append((key, f"needs a latency, but latency=none; {remedy}"))
-    problems += _latency_problems(latency)
+    problems += latency_problems(latency)
     problems += _reference_network_problems(data)
     problems += _evaluator_problems(data)
     problems += halving_problems(data)
-    executor = _mapping(data, "executor")
+    return [*problems, *executor_problems(data)]
+
+
+def executor_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What `executor=inline` has none of."""
+    executor = section_of(data, "executor")
     if executor.get("name") == "inline":
         if "address" in executor:
-            problems.append((("executor", "address"), "executor=inline has no cluster; use ray"))
-        if _number(executor.get("workers"), 1) > 1:
-            problems.append((("executor", "workers"), "executor=inline has one worker; use ray"))
-    return problems
+            yield ("executor", "address"), "executor=inline has no cluster; use ray"
+        if as_number(executor.get("workers"), 1) > 1:
+            yield ("executor", "workers"), "executor=inline has one worker; use ray"
 
 
 def _evaluator_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Evaluators that need another part of the configuration."""
-    evaluator, run = data.get("evaluator"), _mapping(data, "replay").get("run")
+    evaluator, run = data.get("evaluator"), section_of(data, "replay").get("run")
     if evaluator == "replay" and run is None:
         yield ("replay", "run"), "which run is to be replayed? replay.run=runs/..."
     if evaluator != "replay" and run is not None:
         yield ("replay", "run"), "is read by evaluator=replay alone; use null"
-    is_table = _mapping(data, "space").get("family") == "table"
+    is_table = section_of(data, "space").get("family") == "table"
     if evaluator == "table" and not is_table:
         yield ("evaluator",), "table gives the results of space.family=table alone"
     if evaluator == "train" and is_table:
@@ -88,22 +92,15 @@ def _reference_network_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         inside = ("name",) if isinstance(entry, dict) else ()
         key = ("reference", str(place), *inside)
         if name not in NETWORKS:
-            guess = nearest(name, NETWORKS)
-            hint = f"; did you mean {guess!r}?" if guess else ""
             known, at, factor = str(name).partition("@")
-            if at and known in NETWORKS:
-                hint = f"; did you mean {{name: {known}, width: {factor}}}?"
-            yield key, f"unknown network {shown(name)}{hint} (`nasctl profile --list` names them)"
+            hint = f"{{name: {known}, width: {factor}}}" if at and known in NETWORKS else None
+            yield key, unknown_network(name, hint)
             continue
-        for number in map(_number, width if isinstance(width, list) else [width]):
+        for number in map(as_number, width if isinstance(width, list) else [width]):
             if math.isnan(number):
                 continue  # the schema reports it
             if number != 1 and not NETWORKS[name].scalable:
-                scalable = ", ".join(n for n, p in NETWORKS.items() if p.scalable)
-                yield (
-                    ("reference", str(place), "width"),
-                    f"{name} has no width multiplier; these have: {scalable}",
-                )
+                yield ("reference", str(place), "width"), no_width(name)
                 break
             if (name, number) in seen:
                 where = ("reference", str(place), "width") if inside else key
@@ -111,7 +108,21 @@ def _reference_network_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
             seen.add((name, number))
 
 
-def _latency_problems(latency: Mapping[str, Any]) -> list[Problem]:
+def unknown_network(name: str, hint: str | None = None) -> str:
+    """One line about a network that is not published, with the nearest or with `hint`."""
+    guess = nearest(name, NETWORKS)
+    hint = hint or (repr(guess) if guess else None)
+    meant = f"; did you mean {hint}?" if hint else ""
+    return f"unknown network {shown(name)}{meant} (`nasctl profile --list` names them)"
+
+
+def no_width(name: str) -> str:
+    """One line about a published network that comes in one width."""
+    scalable = ", ".join(n for n, p in NETWORKS.items() if p.scalable)
+    return f"{name} has no width multiplier; these have: {scalable}"
+
+
+def latency_problems(latency: Mapping[str, Any]) -> list[Problem]:
     """What the settings of latency themselves say: `compile` needs `runtime=torch`, ..."""
     try:
         LatencySettings(**{k: v for k, v in latency.items() if k != "name"})
@@ -123,12 +134,14 @@ def _latency_problems(latency: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+def section_of(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What is set in a section; nothing where it is no mapping."""
     value = data.get(key)
     return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}
 
 
-def _number(value: object, default: float = math.nan) -> float:
+def as_number(value: object, default: float = math.nan) -> float:
+    """`default` for what is no number."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number else default  # type: ignore[arg-type] # checked above
 
@@ -142,7 +155,7 @@ def metric_typo(metric: str, known: Iterable[str]) -> str | None:
 
 def _is_packaged(data: Mapping[str, Any]) -> bool:
     """Nothing from a plugin decides the metrics: the built-in ones are all there are."""
-    return data.get("evaluator") == "train" and _mapping(data, "space").get("family") == "staged"
+    return data.get("evaluator") == "train" and section_of(data, "space").get("family") == "staged"
 
 
 def _misspelt(data: Mapping[str, Any], section: str, metrics: Iterable[str]) -> Iterator[Problem]:
@@ -172,9 +185,9 @@ def _constraint_problems(
         key = ("constraints", metric)
         if metric == "accuracy":
             yield key, "constraints are upper bounds on costs; accuracy is an objective only"
-        elif metric in COST_METRICS and _number(bound, 1.0) <= 0:
+        elif metric in COST_METRICS and as_number(bound, 1.0) <= 0:
             yield key, f"an upper bound must be more than 0, got {shown(bound)}"
-        elif not math.isfinite(_number(bound, 0.0)):
+        elif not math.isfinite(as_number(bound, 0.0)):
             yield key, f"expected a finite number, got {shown(bound)}"
 
 
@@ -183,7 +196,7 @@ def _reference_problems(
 ) -> Iterator[Problem]:
     for metric, value in point.items():
         key = ("reference_point", metric)
-        number = _number(value, 0.5)
+        number = as_number(value, 0.5)
         if metric not in objectives:
             yield key, unknown("objective", metric, objectives)
         elif not math.isfinite(number):
@@ -193,7 +206,7 @@ def _reference_problems(
             yield key, f"accuracy is a fraction: at least 0, less than 1, got {shown(value)}{hint}"
         elif metric in COST_METRICS and number <= 0:
             yield key, f"must be more than 0, got {shown(value)}: nothing could be better"
-        elif metric in constraints and number < _number(constraints[metric], -math.inf):
+        elif metric in constraints and number < as_number(constraints[metric], -math.inf):
             yield (
                 key,
                 f"{shown(value)} is better than the constraint ({shown(constraints[metric])}): "

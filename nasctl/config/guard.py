@@ -100,8 +100,15 @@ def key_problem(key: str) -> str | None:
     return None
 
 
-def load(path: Path, *, shown_as: str | None = None) -> GuardedFile:
+def load(
+    path: Path, *, shown_as: str | None = None, start: str = "defaults: [search, _self_]"
+) -> GuardedFile:
     """Reads and checks one file.
+
+    Args:
+        path: of the file.
+        shown_as: its path in messages.
+        start: the line that an empty file lacks.
 
     Raises:
         ConfigError: with every problem of the stage that failed, each as `file:line: ...`.
@@ -109,7 +116,7 @@ def load(path: Path, *, shown_as: str | None = None) -> GuardedFile:
     name = shown_as or str(path)
     text = _read(path, name)
     _check_events(text, name)
-    node = _compose(text, name)
+    node = _compose(text, name, start)
     lines: dict[Key, int] = {}
     problems = [f"{name}:{line}: {message}" for line, message in _Walk(lines).problems(node)]
     if problems:
@@ -221,7 +228,7 @@ def _check_events(text: str, name: str) -> None:
         raise _yaml_error(error, name) from error
 
 
-def _compose(text: str, name: str) -> Any:
+def _compose(text: str, name: str, start: str) -> Any:
     import yaml
 
     try:
@@ -229,7 +236,7 @@ def _compose(text: str, name: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         raise _yaml_error(error, name) from error
     if node is None or (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")):
-        raise ConfigError(f"{name}: empty; start with `defaults: [search, _self_]`")
+        raise ConfigError(f"{name}: empty; start with `{start}`")
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{name}:1: expected `key: value` lines, found {_kind(node)}")
     return node

@@ -6,16 +6,13 @@ Imported lazily (pydantic): `nasctl --help` never pays for it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from nasctl.config.consistency import Problem
-from nasctl.config.guard import Key, shown
-from nasctl.errors import nearest, unknown
+from nasctl.config.guard import Key
 from nasctl.fidelity import HalvingSettings
 from nasctl.recipe import Recipe, Schedule
 from nasctl.trial import Direction
@@ -81,13 +78,17 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+RunName = Annotated[str, BeforeValidator(_number_to_text), AfterValidator(_slug)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Its keys are all there are."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class _Choice(BaseModel):
+class Choice(BaseModel):
     """`name` of a registry entry, and beside it the options that the registry checks."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -100,22 +101,22 @@ class _Choice(BaseModel):
         return dict(self.model_extra or {})
 
 
-class SpaceConfig(_Section):
+class SpaceConfig(Section):
     """Which family of networks, and its options (checked by the family)."""
 
     family: Name
     options: dict[str, Any]
 
 
-class DataConfig(_Choice):
+class DataConfig(Choice):
     """A dataset: `name` in DATASETS, the rest are its arguments."""
 
 
-class SamplerConfig(_Choice):
+class SamplerConfig(Choice):
     """A sampler: `name` in SAMPLERS, the rest are its arguments."""
 
 
-class RecipeConfig(_Section):
+class RecipeConfig(Section):
     """The fields of `nasctl.recipe.Recipe`, with their ranges."""
 
     epochs: Count
@@ -141,7 +142,7 @@ class RecipeConfig(_Section):
         return Recipe(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)})
 
 
-class FidelityConfig(_Section):
+class FidelityConfig(Section):
     """How much of the recipe each trial gets: `full`, all epochs for every trial, or `halving`,
     which alone reads what is below `checkpoint_s` (`nasctl.rungs`)."""
 
@@ -173,7 +174,7 @@ def _name_as_entry(value: object) -> object:
     return value
 
 
-class ReferenceConfig(_Section):
+class ReferenceConfig(Section):
     """A published network to compare with (`nasctl profile --list`), at one or more widths."""
 
     name: Name
@@ -184,7 +185,7 @@ class ReferenceConfig(_Section):
     ] = [1.0]
 
 
-class OrderConfig(_Section):
+class OrderConfig(Section):
     """The section `search`: `nasctl.engine` explains order, window and max_failures,
     `nasctl.candidates` the others."""
 
@@ -195,7 +196,7 @@ class OrderConfig(_Section):
     max_failures: CountOrZero
 
 
-class LatencyConfig(_Section):
+class LatencyConfig(Section):
     """Where the latency of a candidate comes from; `none`: there is no latency."""
 
     name: Literal["table", "none"]
@@ -215,7 +216,7 @@ class LatencyConfig(_Section):
     budget_s: Positive = 5.0
 
 
-class ExecutorConfig(_Section):
+class ExecutorConfig(Section):
     """Where trainings run, and what each may use."""
 
     name: Literal["ray", "inline"]
@@ -227,7 +228,7 @@ class ExecutorConfig(_Section):
     address: Name | None
 
 
-class ReplayConfig(_Section):
+class ReplayConfig(Section):
     """The run whose results `evaluator=replay` gives, and the simulated cluster."""
 
     run: Text | None
@@ -235,7 +236,7 @@ class ReplayConfig(_Section):
     crash_rate: BelowOne
 
 
-class TrackingConfig(_Section):
+class TrackingConfig(Section):
     """Where runs are shown beside the ledger."""
 
     name: Literal["mlflow", "none"]
@@ -245,11 +246,11 @@ class TrackingConfig(_Section):
     timeout_s: Annotated[int, Field(ge=1, le=3600)] = 5
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """A complete, valid `nasctl search` configuration."""
 
-    name: Annotated[str, BeforeValidator(_number_to_text), AfterValidator(_slug)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    name: RunName
+    seed: Seed
     trials: Annotated[int, Field(ge=1, le=10**6)]
     output_dir: Text
     space: SpaceConfig
@@ -272,101 +273,3 @@ class SearchConfig(_Section):
     def bounds(self) -> dict[str, float]:
         """Cost metric to its upper bound: the constraints that are set."""
         return dict(self.constraints)
-
-
-def fields_at(key: Key) -> dict[str, Any] | None:
-    """The declared fields of the section at `key`; None where there is no such section."""
-    model: Any = SearchConfig
-    for part in key:
-        if get_origin(model) is list:  # `part` is a position
-            model = get_args(model)[0]
-            model = getattr(model, "__origin__", model)  # without its Annotated
-        else:
-            field = model.model_fields.get(part)
-            model = field.annotation if field else None
-        if get_origin(model) is not list and not _is_section(model):
-            return None
-    return dict(model.model_fields) if _is_section(model) else None
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def known_keys(prefix: Key = ()) -> Iterator[str]:
-    """Every declared key, dotted: `seed`, `recipe`, `recipe.epochs`, ..."""
-    for name in fields_at(prefix) or {}:
-        yield ".".join((*prefix, name))
-        yield from known_keys((*prefix, name))
-
-
-def unknown_key(key: Key) -> str:
-    """One line about a key that does not exist: the nearest one, at the same place or elsewhere."""
-    *parent, leaf = key
-    siblings = list(fields_at(tuple(parent)) or {})
-    if "." in leaf:
-        return f"unknown key; nest it: {leaf.replace('.', ': {')}: ...{'}' * leaf.count('.')}"
-    close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.7)
-    elsewhere = [k for k in known_keys() if k.rpartition(".")[2] == leaf]
-    near = nearest(leaf, siblings)
-    inside = ".".join((*parent, close[0] if close else near or ""))
-    guess = elsewhere[0] if elsewhere and not close else inside if close or near else None
-    hint = f"; did you mean {guess!r}?" if guess else ""
-    return f"unknown key{hint} (known: {', '.join(siblings)})"
-
-
-def type_problems(data: Mapping[str, Any]) -> tuple[SearchConfig | None, list[Problem]]:
-    """Validates a composed configuration against the schema."""
-    try:
-        return SearchConfig.model_validate(dict(data)), []
-    except ValidationError as error:
-        found: dict[Key, str] = {}
-        for item in error.errors(include_url=False):
-            key, message = _explained(item)
-            found.setdefault(key, message)
-        return None, list(found.items())
-
-
-_EXPECTED = {
-    "int_type": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "bool_type": "expected true or false",
-    "string_type": "expected text",
-    "dict_type": "expected `key: value` lines",
-    "model_type": "expected `key: value` lines",
-    "list_type": "expected a list",
-    "finite_number": "expected a finite number",
-}
-_BOUNDS = {
-    "greater_than": ("gt", "more than"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "less than"),
-    "less_than_equal": ("le", "at most"),
-}
-
-
-def _explained(item: Any) -> Problem:
-    loc = tuple(str(part) for part in item["loc"])
-    open_or_list = [*OPEN_SECTIONS, ("reference",)]
-    while fields_at(loc[:-1]) is None and not any(loc[: len(k)] == k for k in open_or_list):
-        loc = loc[:-1]  # pydantic appends the names of the types in a union
-    return loc, _message(loc, item["type"], item["input"], item)
-
-
-def _message(loc: Key, kind: str, value: object, item: Any) -> str:
-    got = shown(value)
-    if kind in _EXPECTED:
-        in_group = len(loc) == 1 and loc[0] in GROUPS and isinstance(value, str)
-        hint = f"; in a file, `- override {loc[0]}: {value}` under defaults" if in_group else ""
-        return f"{_EXPECTED[kind]}, got {got}{hint}"
-    if kind in _BOUNDS:
-        bound, words = _BOUNDS[kind]
-        return f"must be {words} {item['ctx'][bound]:g}, got {got}"
-    if kind == "literal_error":
-        valid = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
-        return unknown("value", value, valid)
-    whole = {"extra_forbidden": unknown_key(loc), "missing": "missing"}
-    whole["too_short"] = "at least one is needed"
-    reason = item["ctx"]["error"] if kind == "value_error" else item["msg"]
-    return whole.get(kind, f"{reason}, got {got}")

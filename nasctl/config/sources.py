@@ -19,7 +19,8 @@ from typing import Any
 
 from nasctl.config import guard
 from nasctl.config.guard import GuardedFile, Key, shown
-from nasctl.config.schema import GROUPS, fields_at
+from nasctl.config.packaged import ready_files
+from nasctl.config.type_errors import Schema, fields_at
 from nasctl.errors import ConfigError
 
 PRIMARY = "__primary__"
@@ -42,10 +43,11 @@ class Layer:
 
 @dataclass(kw_only=True)
 class Session:
-    """One call of `compose`: where files are looked for, and which were read."""
+    """One call of `compose`: what for, where files are looked for, and which were read."""
 
     primary: Path
     packaged: Path
+    schema: Schema[Any]
     files: dict[Path, GuardedFile] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 
@@ -59,8 +61,8 @@ class Session:
     def read(self, path: Path, config_path: str) -> GuardedFile:
         """The guarded file; an optional `hydra.searchpath` is the only thing for Hydra in it."""
         if path not in self.files:
-            file = guard.load(path, shown_as=self.shown(path))
-            _check_for_hydra(file, is_primary=config_path == PRIMARY)
+            file = guard.load(path, shown_as=self.shown(path), start=self.schema.start)
+            _check_for_hydra(file, self.schema, is_primary=config_path == PRIMARY)
             prefix = () if config_path == PRIMARY else Path(config_path).parent.parts
             if file.package is not None:
                 prefix = () if file.package == "_global_" else tuple(file.package.split("."))
@@ -79,7 +81,7 @@ def _session() -> Session:
     return session
 
 
-def _check_for_hydra(file: GuardedFile, *, is_primary: bool) -> None:
+def _check_for_hydra(file: GuardedFile, schema: Schema[Any], *, is_primary: bool) -> None:
     """The parts of a file that Hydra itself would act on.
 
     Raises:
@@ -99,7 +101,7 @@ def _check_for_hydra(file: GuardedFile, *, is_primary: bool) -> None:
         problems.append(f"{file.where(('hydra',))}: hydra: only hydra.searchpath may be set")
     elif is_primary and not problems:
         problems += _searchpath_problems(file)
-    problems += _defaults_problems(file, is_primary=is_primary)
+    problems += _defaults_problems(file, schema, is_primary=is_primary)
     if problems:
         raise ConfigError(problems)
 
@@ -133,12 +135,14 @@ def _entry_problem(entry: object) -> str | None:
     return None
 
 
-def _defaults_problems(file: GuardedFile, *, is_primary: bool) -> Iterator[str]:
+def _defaults_problems(
+    file: GuardedFile, schema: Schema[Any], *, is_primary: bool
+) -> Iterator[str]:
     if "defaults" not in file.data:
         return
-    defaults = file.data["defaults"]
+    defaults, base = file.data["defaults"], schema.name
     if not isinstance(defaults, list):
-        yield f"{file.where(('defaults',))}: defaults: expected a list such as [search, _self_]"
+        yield f"{file.where(('defaults',))}: defaults: expected a list such as [{base}, _self_]"
         return
     if len(defaults) > 100:
         yield f"{file.where(('defaults',))}: defaults: more than 100 entries"
@@ -154,11 +158,11 @@ def _defaults_problems(file: GuardedFile, *, is_primary: bool) -> Iterator[str]:
     if "_self_" not in names and has_content:
         yield (
             f"{file.where(('defaults',))}: defaults: `_self_` is missing; put it last, so that "
-            "the values of this file win: [search, _self_]"
+            f"the values of this file win: [{base}, _self_]"
         )
-    elif is_primary and "search" in names and "_self_" in names[: names.index("search")]:
+    elif is_primary and base in names and "_self_" in names[: names.index(base)]:
         yield (
-            f"{file.where(('defaults',))}: defaults: `_self_` comes before `search`, so the "
+            f"{file.where(('defaults',))}: defaults: `_self_` comes before `{base}`, so the "
             "packaged values would win over this file; put it last"
         )
 
@@ -168,21 +172,29 @@ def _find(provider: str, root: Path, config_path: str) -> Path | None:
     session = _session()
     if config_path == PRIMARY:
         return session.primary if provider == "main" else None
-    path = Path(os.path.normpath(root / f"{config_path.removesuffix('.yaml')}.yaml"))
+    name = config_path.removesuffix(".yaml")
+    path = Path(os.path.normpath(root / f"{name}.yaml"))
     if not path.is_relative_to(root) or not path.is_file():
-        return None
+        # A packaged study is found by its bare name, as a packaged search is.
+        return ready_files(session.schema.name).get(name) if root == session.packaged else None
     # `search` is always the packaged base, also for a file that is itself called search.yaml.
-    return None if path == root / "search.yaml" and not _is_base(path) else path
+    return None if path.parent == root and path.name in _BASES and not _is_base(path) else path
+
+
+_BASES = ("search.yaml", "ablate.yaml")
 
 
 def _is_base(path: Path) -> bool:
-    return path == _session().packaged / "search.yaml"
+    return path.parent == _session().packaged and path.name in _BASES
 
 
 def _is_group(root: Path, config_path: str) -> bool:
-    top = config_path.split("/", maxsplit=1)[0]
+    session, top = _session(), config_path.split("/", maxsplit=1)[0]
+    if root == session.packaged and top not in session.schema.groups:
+        return False  # of another command, or files to run
     # A folder that happens to be called `trials` does not make trials=3 choose a file.
-    if top == "hydra" or (top not in GROUPS and top in (fields_at(()) or {})):
+    own = fields_at(session.schema.model) or {}
+    if top == "hydra" or (top not in session.schema.groups and top in own):
         return False
     return any((root / config_path).glob("*.yaml"))
 
@@ -254,6 +266,11 @@ def _for_hydra(file: GuardedFile, *, is_base: bool) -> dict[str, Any]:
     if not is_base and isinstance(data.get("objectives"), dict):
         dropped = dict.fromkeys(("accuracy", "latency_ms", "params"))
         data["objectives"] = {**dropped, **data["objectives"]}
+    controls = data.get("controls")
+    if not is_base and isinstance(controls, dict) and isinstance(controls.get("positive"), dict):
+        # Of two forms that exclude each other, the one that a file names.
+        positive = {"width": None, "set": None, **controls["positive"]}
+        data["controls"] = {**controls, "positive": positive}
     return data
 
 

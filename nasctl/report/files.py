@@ -60,7 +60,7 @@ def markdown(view: RunView, picture: str) -> str:
     found = points(view)
     members = [p for p in found if p.role == "member"]
     columns = tabled(view)
-    lines = [f"# {_md(view.name)}", "", _md(headline(view, found)), ""]
+    lines = [f"# {text.md(view.name)}", "", text.md(headline(view, found)), ""]
     if found:
         lines += [f"![The front](<{picture}>)", ""]
     if members:
@@ -74,7 +74,7 @@ def markdown(view: RunView, picture: str) -> str:
             )
         several = any(p.seeds > 1 for p in members)
         heads += ["seeds"] if several else []
-        lines += [_row(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
+        lines += [text.md_row(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
         for p in (*members, *reference_points(view)):
             cells = [f"{p.name} (reference)" if p.name else f"`{p.arch_id}`"]
             for m in columns:
@@ -85,10 +85,10 @@ def markdown(view: RunView, picture: str) -> str:
                 if m in split:
                     cells.append(text.number(m, p.searched(m)[0]))
             cells += [str(p.seeds)] if several else []
-            lines.append(_row(cells))
+            lines.append(text.md_row(cells))
         lines += ["", "In parentheses: 95 % intervals.", ""]
     notes = [
-        f"- Reference network {_md(p.name)}: {_md(what)}"
+        f"- Reference network {text.md(p.name)}: {text.md(what)}"
         for p, r in zip(reference_points(view), view.references, strict=True)
         if (what := remark(r))
     ]
@@ -100,9 +100,9 @@ def markdown(view: RunView, picture: str) -> str:
     lines += [
         f"- Trials: {counts or 'none'}",
         f"- Hypervolume: {text.significant(view.front['hypervolume'], 4)} "
-        f"(reference point: {_md(reference)})",
+        f"(reference point: {text.md(reference)})",
         f"- Wall time: {text.duration(view.seconds)}",
-        *(f"- {_md(line)}" for line in halving_lines(view.front.get("halving"))),
+        *(f"- {text.md(line)}" for line in halving_lines(view.front.get("halving"))),
         "",
         "```",
         view.command.replace("```", ""),
@@ -110,15 +110,6 @@ def markdown(view: RunView, picture: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_md(c) for c in cells) + " |"
-
-
-def _md(value: str) -> str:
-    """Text that cannot end a table cell or become HTML."""
-    return value.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
 def front_png(view: RunView) -> bytes:
@@ -208,6 +199,13 @@ def _draw_panel(panel: Any, view: RunView, found: Sequence[Point], x: str) -> No
     if members:
         panel.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=MUTED)
     panel.set_xlabel(text.title(x), color=INK)
+    dress(panel)
+    if x in {"params", "macs", "activations", "model_bytes"}:
+        panel.xaxis.set_major_formatter(EngFormatter())
+
+
+def dress(panel: Any) -> None:
+    """Grid, ticks and frame as all pictures have them."""
     panel.grid(color="#e8ecf2", lw=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(colors=MUTED, labelsize=8)
@@ -215,8 +213,6 @@ def _draw_panel(panel: Any, view: RunView, found: Sequence[Point], x: str) -> No
         panel.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         panel.spines[side].set_color("#c3ccd8")
-    if x in {"params", "macs", "activations", "model_bytes"}:
-        panel.xaxis.set_major_formatter(EngFormatter())
 
 
 def _whiskers(members: Sequence[Point], metric: str) -> list[list[float]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nasctl.halving_report import halving_lines
-from nasctl.report.sections import e
+from nasctl.report.html import e
 from nasctl.report.view import RunView
 from nasctl.trial import State
 

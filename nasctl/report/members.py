@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from nasctl.arch import Architecture
 from nasctl.report import text
+from nasctl.report.html import e
 from nasctl.report.network import Colours, colours, drawing, extent, legend, silhouette
-from nasctl.report.sections import e
 from nasctl.report.view import BlockRow, Member, Point, RunView, direction, tabled
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 from nasctl.arch import Architecture
 from nasctl.report import text
 from nasctl.report.halving import halving_section
+from nasctl.report.html import document, e, tile
 from nasctl.report.members import members_table
 from nasctl.report.references import references_table
-from nasctl.report.sections import e, evidence, latency_table, search, setup
+from nasctl.report.sections import evidence, latency_table, search, setup
 from nasctl.report.view import (
     Point,
     RunView,
@@ -28,11 +28,7 @@ _STATES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 
 
 def page(view: RunView, *, css: str, script: str, plotly: str) -> str:
-    """The whole document; nothing in it refers to anything outside.
-
-    The policy in its head makes the browser refuse every request, so that a slip here can neither
-    load nor send anything.
-    """
+    """The whole document; see `document`."""
     found = points(view)
     networks = _architectures(view)
     body = "\n".join(
@@ -51,35 +47,8 @@ def page(view: RunView, *, css: str, script: str, plotly: str) -> str:
         )
         if part
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
-<meta name="generator" content="nasctl">
-<title>{e(view.name)} · nasctl</title>
-<link rel="icon" href="data:,">
-<style>
-{css}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<footer>Written by nasctl. This page is one file and needs no network.</footer>
-<script type="application/json" id="data">{_json(chart_data(view, found))}</script>
-<script>
-{plotly}
-</script>
-<script>
-{script}
-</script>
-</body>
-</html>
-"""
+    data = chart_data(view, found)
+    return document(title=view.name, body=body, data=data, css=css, script=script, plotly=plotly)
 
 
 def provenance(p: Point, metric: str) -> str:
@@ -168,11 +137,6 @@ def _point(p: Point, metrics: Sequence[str], shown: Sequence[str]) -> dict[str, 
     }
 
 
-def _json(value: object) -> str:
-    """JSON that cannot end its script element."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
 def _architectures(view: RunView) -> dict[str, Architecture]:
     known = {t.arch_id: t.architecture for t in view.trials}
     return {
@@ -222,13 +186,6 @@ def _header(view: RunView, found: Sequence[Point]) -> str:
     )
 
 
-def _tile(name: str, value: str, note: str = "") -> str:
-    return (
-        f'<div class="tile"><span class="name">{e(name)}</span><span class="value">{e(value)}'
-        f'</span><span class="note">{note}</span></div>'
-    )
-
-
 def _figures(view: RunView, found: Sequence[Point]) -> str:
     y = primary(view.objectives)
     better = max if view.objectives[y] == "max" else min
@@ -239,24 +196,24 @@ def _figures(view: RunView, found: Sequence[Point]) -> str:
         ends = text.interval(y, best.intervals.get(y))
         notes = [f"{ends} (95 %)" if ends else "", provenance(best, y)]
         note = e(", ".join(n for n in notes if n))
-        tiles.append(_tile(f"best {text.label(y)}", text.quantity(y, best.values[y]), note))
+        tiles.append(tile(f"best {text.label(y)}", text.quantity(y, best.values[y]), note))
     else:
-        tiles.append(_tile(f"best {text.label(y)}", "–"))
+        tiles.append(tile(f"best {text.label(y)}", "–"))
     near = len([p for p in found if p.role == "near"])
     also = f"and {text.plural(near, 'candidate')} near it" if near else ""
-    tiles.append(_tile("front", text.plural(len(view.members), "network"), also))
+    tiles.append(tile("front", text.plural(len(view.members), "network"), also))
     reference = ", ".join(
         f"{text.label(m)} {text.quantity(m, v)}" for m, v in view.reference_point.items()
     )
     hypervolume = text.significant(view.front["hypervolume"], 4)
-    tiles.append(_tile("hypervolume", hypervolume, f"reference: {e(reference)}"))
+    tiles.append(tile("hypervolume", hypervolume, f"reference: {e(reference)}"))
     started = sum(view.counts.get(s, 0) for s in _STATES)
     rejected = view.counts.get("REJECTED", 0)
     note = _state_bar(view.counts) + (f"{rejected:,} more rejected by cost" if rejected else "")
-    tiles.append(_tile("trials", f"{started:,}", note))
+    tiles.append(tile("trials", f"{started:,}", note))
     per = view.seconds / started if started else 0.0
     tiles.append(
-        _tile("wall time", text.duration(view.seconds), f"{per:.1f} s per trial" if per else "")
+        tile("wall time", text.duration(view.seconds), f"{per:.1f} s per trial" if per else "")
     )
     return f'<section class="tiles" aria-label="Figures">{"".join(tiles)}</section>'
 

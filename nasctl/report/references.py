@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nasctl.report import text
-from nasctl.report.sections import e
+from nasctl.report.html import e
 from nasctl.report.view import RunView, reference_points, remark, tabled
 
 

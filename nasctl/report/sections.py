@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -13,17 +12,13 @@ from typing import Any
 import yaml
 
 from nasctl.report import text
+from nasctl.report.html import e, facts
 from nasctl.report.view import Point, RunView, avoided, median_error
 from nasctl.trial import State
 
 _MOST_FAILURES = 50
 _FIRST = ("device", "runtime", "batch", "threads", "dtype", "layout", "blocks")
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def e(value: object) -> str:
-    """Escaped for element content and quoted attributes alike."""
-    return html.escape(str(value), quote=True)
 
 
 def evidence(view: RunView, found: Sequence[Point]) -> str:
@@ -119,7 +114,7 @@ def _scientific(count: float) -> str:
 def latency_table(view: RunView) -> str:
     if not view.latency:
         return ""
-    return f"<section><h2>Latency table</h2>{_facts(_latency_facts(view.latency))}</section>"
+    return f"<section><h2>Latency table</h2>{facts(_latency_facts(view.latency))}</section>"
 
 
 def _latency_facts(latency: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -142,11 +137,6 @@ def _fact(value: object, as_percent: bool) -> str:
     return str(value)
 
 
-def _facts(items: Iterable[tuple[str, str]]) -> str:
-    rows = "".join(f"<div><dt>{e(k)}</dt><dd>{e(v)}</dd></div>" for k, v in items)
-    return f'<dl class="facts">{rows}</dl>'
-
-
 def setup(view: RunView) -> str:
     plain = json.loads(json.dumps(view.config, default=str))
     document = e(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=88))
@@ -161,7 +151,7 @@ def setup(view: RunView) -> str:
         f"<li><span>{e(what)}</span><code class='cmd'>{e(command)}</code></li>"
         for what, command in commands
     )
-    environment = _facts(view.environment.items()) if view.environment else ""
+    environment = facts(view.environment.items()) if view.environment else ""
     return f"""<section><h2>Reproduce</h2><ol class="steps">{steps}</ol>
 <h3>Environment</h3>{environment}
 <h3>Configuration</h3>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nasctl.arch import Scalar
 
@@ -117,3 +117,13 @@ def choices_summary(choices: Mapping[str, Scalar]) -> str:
 def scalar(value: object) -> str:
     """A choice as the configuration spells it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def md(value: str) -> str:
+    """Text for Markdown that cannot end a table cell or become HTML."""
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def md_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(md(c) for c in cells) + " |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,12 +29,24 @@ def render_html(view: RunView) -> str:
     The charts are drawn by the `basic` bundle of plotly.js (MIT, nasctl/assets), which is inlined:
     the page works from a file, offline, and in a frame that allows nothing but scripts.
     """
-    return page(
-        view,
-        css=_asset("report.css"),
-        script=_asset("report.js"),
-        plotly=_asset("plotly-basic.min.js"),
-    )
+    return page(view, **inlined("report"))
+
+
+def inlined(name: str) -> dict[str, str]:
+    """What a page carries with it: the style and the script that all reports share, and its own.
+
+    Args:
+        name: of its script, and of its style where it has one.
+
+    Returns:
+        `css`, `script` and `plotly`.
+    """
+    styles = dict.fromkeys(("report.css", f"{name}.css"))
+    return {
+        "css": "\n".join(map(_asset, styles)),
+        "script": "\n".join(map(_asset, ("charts.js", f"{name}.js"))),
+        "plotly": _asset("plotly-basic.min.js"),
+    }
 
 
 def _asset(name: str) -> str:
@@ -54,8 +67,7 @@ def write_report(view: RunView, target: Path) -> list[Path]:
         EnvironmentProblemError: they cannot be written. Older files of these names are then as
             they were: each new one is complete on disk before the first takes its name.
     """
-    target = Path(target)
-    page_file = target if target.suffix in {".html", ".htm"} else target / "report.html"
+    page_file = page_path(target)
     png = page_file.with_suffix(".png")
     contents: dict[Path, bytes] = {
         page_file: render_html(view).encode(),
@@ -63,6 +75,24 @@ def write_report(view: RunView, target: Path) -> list[Path]:
         page_file.with_suffix(".csv"): trials_csv(view).encode(),
         page_file.with_suffix(".md"): markdown(view, png.name).encode(),
     }
+    write_together(contents)
+    return list(contents)
+
+
+def page_path(target: Path) -> Path:
+    """The HTML file that a target names: itself, or `report.html` in a folder."""
+    target = Path(target)
+    return target if target.suffix in {".html", ".htm"} else target / "report.html"
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Replaces files of one folder, which is made if need be.
+
+    Raises:
+        EnvironmentProblemError: they cannot be written. Older files of these names are then as
+            they were: each new one is complete on disk before the first takes its name.
+    """
+    page_file = next(iter(contents))
     written: dict[Path, Path] = {}
     try:
         page_file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +114,6 @@ def write_report(view: RunView, target: Path) -> list[Path]:
     finally:
         for temporary in written.values():
             temporary.unlink(missing_ok=True)
-    return list(contents)
 
 
 def _apply_umask(path: Path) -> None:

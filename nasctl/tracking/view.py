@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from nasctl.fields import canonical_json
 from nasctl.tracking.note import search_note
+from nasctl.tracking.study import arm_recipes, effects, study_note, training_name
 from nasctl.tracking.text import (
     KEY_LENGTH,
     TAG_LENGTH,
@@ -68,6 +69,16 @@ class RunRecords(Protocol):
     @property
     def status(self) -> str:
         """RUNNING, FINISHED, INTERRUPTED or FAILED."""
+
+    @property
+    def is_ablation(self) -> bool: ...
+    @property
+    def study(self) -> Mapping[str, Any]:
+        """Of an ablation."""
+
+    @property
+    def verdicts(self) -> Sequence[Mapping[str, Any]]:
+        """Of an ablation, so far."""
 
     @property
     def rejected_count(self) -> int: ...
@@ -182,9 +193,7 @@ def trial_view(
     points = tuple(_epoch_points(trial))
     return RunView(
         key=f"{uid}:{trial.number}",
-        name=f"reference {trial.label}"
-        if trial.is_reference
-        else f"{trial.number:03d} {trial.arch_id}",
+        name=_name(trial),
         status="KILLED" if interrupted else _TRIAL_STATUS[trial.state],
         attempt=trial.attempts,
         start_ms=_ms(trial.started_at),
@@ -195,6 +204,14 @@ def trial_view(
         latest=safe_names(metrics),
         step=max((p.step for p in points), default=0),
     )
+
+
+def _name(trial: Trial) -> str:
+    if trial.is_reference:
+        return f"reference {trial.label}"
+    if "arm" in trial.choices:
+        return cut(training_name(trial), KEY_LENGTH)
+    return f"{trial.number:03d} {trial.arch_id}"
 
 
 def _epoch_points(trial: Trial) -> Iterator[Point]:
@@ -225,7 +242,11 @@ def search_view(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -
         "state": records.status,
         "nasctl.run_uid": records.uid,
         "nasctl.command": value_text(records.command, TAG_LENGTH),
-        "mlflow.note.content": search_note(records, trials, front),
+        "mlflow.note.content": (
+            study_note(records, trials)
+            if records.is_ablation
+            else search_note(records, trials, front)
+        ),
         "mlflow.source.name": "nasctl",
         "mlflow.source.type": "LOCAL",
     }
@@ -261,6 +282,8 @@ def _progress(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> 
         f"trials_{state.value.lower()}": float(sum(t.state is state for t in trials))
         for state in (State.COMPLETE, State.PRUNED, State.FAILED)
     }
+    if records.is_ablation:
+        return {**progress, **finite_only(effects(records.verdicts))}
     progress["trials_rejected"] = float(records.rejected_count)
     progress["front_size"] = float(len(front))
     done = [{**t.cost, **t.metrics} for t in trials if t.state is State.COMPLETE]
@@ -278,11 +301,12 @@ def view_run(records: RunRecords) -> list[RunView]:
     front = records.front_ids()
     live = records.status == "RUNNING"
     recipe = records.config.get("recipe") or {}
+    recipes = arm_recipes(records.study)
     children = [
         trial_view(
             trial,
             uid=records.uid,
-            recipe=recipe,
+            recipe=recipes.get(str(trial.choices.get("arm")), recipe),
             pareto=trial.arch_id in front,
             live=live,
             measured=records.measurements.get(trial.arch_id),

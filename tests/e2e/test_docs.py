@@ -19,6 +19,8 @@ PAGES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.
 
 SMALLER = ["data=npz", "data.path=small.npz", "recipe=quick", "trials=2", "recipe.epochs=1",
            "executor=inline", "tracking=none"]  # fmt: skip
+SMALL_STUDY = ["data=digits", "recipe.epochs=1", "learning_rate.policy=shared", "executor=inline",
+               "tracking=none", "match_tolerance=0.5"]  # fmt: skip
 NO_LATENCY = ["latency=none", "~objectives.latency_ms"]
 """The ready spaces have hundreds of blocks to time; that they can be is shown elsewhere."""
 
@@ -51,6 +53,10 @@ def arguments_for_a_test(page: str, arguments: list[str], folder: Path) -> list[
         rungs = ["recipe.epochs=2"] if "fidelity=halving" in arguments else []  # need an epoch more
         untimed = "spaces/" in page or (page == "docs/tables.md" and "mbv2_space" in arguments)
         return [*arguments, *SMALLER, *rungs, *(NO_LATENCY if untimed else [])]
+    if arguments[0] == "ablate":
+        if "relu_information_loss" in arguments:
+            return [*arguments, "trained=false", "draws=5"]
+        return [*arguments, *SMALL_STUDY, *([] if "seeds" in " ".join(arguments) else ["seeds=2"])]
     run, colon, _ = arguments[1].partition(":")
     if colon and run.startswith("runs/"):
         front = json.loads((folder / run / "front.json").read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ from tests.e2e.command import Desk
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLER = ("data=digits", "recipe=quick", "trials=2", "recipe.epochs=1")
+SMALL_STUDY = ("data=digits", "seeds=2", "recipe.epochs=1", "learning_rate.policy=shared")
 SET_UP = {"make search", "make test", ". .venv/bin/activate"}
 
 
@@ -49,7 +50,7 @@ def test_every_command_of_the_readme_works(desk: Desk) -> None:
         if arguments[0] == "ui":
             check_ui(desk, arguments)
             continue
-        extra = SMALLER if arguments[0] == "search" else ()
+        extra = {"search": SMALLER, "ablate": SMALL_STUDY}.get(arguments[0], ())
         out, _ = desk.run(*arguments, *extra)
         assert out.strip(), command
     assert (desk.folder / "report" / "report.html").exists()

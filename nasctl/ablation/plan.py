@@ -1,0 +1,199 @@
+"""Layer 4: which training comes next in a study: a pure function of the results before it.
+
+Rates first: each variant is trained at every multiple of its rate, on seeds of their own. Then
+seed by seed all arms, up to the first look; after each look one more seed of the arms whose
+comparisons are open. A batch is planned when the one before it is over, so the plan is the same
+whatever the timing, and after a crash.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from nasctl.ablation.analysis import analyse, chosen_rates
+from nasctl.ablation.arms import Arm
+from nasctl.ablation.study import SAME_SEEDS, TUNING_SEEDS, Study
+from nasctl.candidates import Candidate, Priced
+from nasctl.samplers.base import Observation, Proposal, Sampler
+from nasctl.space import Choices
+from nasctl.trial import Rejection, Trial
+
+Purpose = Literal["learning_rate", "verdict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One training of a study."""
+
+    arm: Arm
+    purpose: Purpose
+    replicate: int
+    lr: float
+    seed: int
+    split: int
+
+    def choices(self, key: str, shared_from: str | None) -> Choices:
+        """As the ledger has it."""
+        found: Choices = {
+            "arm": self.arm.name,
+            "purpose": self.purpose,
+            "replicate": self.replicate,
+            "lr": self.lr,
+            "split": self.split,
+            "training": key,
+        }
+        if shared_from is not None:
+            found["shared_from"] = shared_from
+        return found
+
+
+class StudyPlan:
+    """The plan as a source of candidates for the engine.
+
+    Args:
+        study: see `Study`.
+        key: of a planned training, see `training_key`.
+        shared: where an earlier study has it, or None.
+        may_go_on: asked before every look after the first: False ends the study.
+    """
+
+    closest: Rejection | None = None
+
+    def __init__(
+        self,
+        study: Study,
+        *,
+        key: Callable[[Planned], str],
+        shared: Callable[[str], str | None],
+        may_go_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._study = study
+        self._key = key
+        self._shared = shared
+        self._may_go_on = may_go_on
+        self._rows: list[Planned] = []
+        self._is_over = False
+        self._replicates = 0
+
+    # -- as the engine sees it ----------------------------------------------------------------
+
+    def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool:
+        """Whether it is known what trial `number` is, or that there is none."""
+        while number >= len(self._rows) and not self._is_over:
+            if not all(n in trials and trials[n].state.is_final for n in range(len(self._rows))):
+                return False
+            batch = self._next_batch([trials[n] for n in range(len(self._rows))])
+            self._is_over = not batch
+            self._rows += batch
+        return True
+
+    def has_more(self, trials: Mapping[int, Trial]) -> bool:
+        """Whether anything is left to train."""
+        running = any(not t.state.is_final for t in trials.values())
+        return running or not self.is_ready(len(trials), trials) or len(trials) < len(self._rows)
+
+    def note(self, rejection: Rejection) -> None:
+        """Nothing is ever rejected."""
+
+    def find(
+        self,
+        number: int,
+        sampler: Sampler,
+        *,
+        pending: Sequence[Choices],
+        known: Container[str],
+        trainings: Callable[[str], int],
+    ) -> tuple[Candidate | None, list[Rejection], int]:
+        """The planned training; None after the last one."""
+        del sampler, pending, known, trainings
+        if number >= len(self._rows):
+            return None, [], 0
+        row = self._rows[number]
+        key = self._key(row)
+        found = Candidate(
+            choices=row.choices(key, self._shared(key)),
+            architecture=row.arm.architecture,
+            priced=Priced(cost=row.arm.cost),
+            seed=row.seed,
+            epochs=row.arm.epochs,
+        )
+        return found, [], 0
+
+    # -- the batches --------------------------------------------------------------------------
+
+    def _next_batch(self, trials: Sequence[Trial]) -> list[Planned]:
+        study = self._study
+        if not self._rows and study.rates.factors:
+            return self._rate_trainings()
+        rates = chosen_rates(study, trials)
+        if self._replicates == 0:
+            self._replicates = study.first
+            rounds = range(study.first)
+            return [self._replicate(a, r, rates) for r in rounds for a in study.arms.values()]
+        if self._replicates == study.last or not self._may_go_on():
+            return []
+        wanted = analyse(study, trials).arms_to_continue()
+        replicate, self._replicates = self._replicates, self._replicates + 1
+        arms = [a for a in study.arms.values() if a.name in wanted]
+        return [self._replicate(a, replicate, rates) for a in arms]
+
+    def _rate_trainings(self) -> list[Planned]:
+        study = self._study
+        variants: dict[str, Arm] = {}
+        for arm in study.arms.values():
+            variants.setdefault(arm.variant, arm)
+        return [
+            Planned(
+                arm=arm,
+                purpose="learning_rate",
+                replicate=i,
+                lr=arm.lr * factor,
+                seed=(study.seed + TUNING_SEEDS + i) % 2**32,
+                split=0,
+            )
+            for i in range(study.rates.seeds)
+            for arm in variants.values()
+            for factor in study.rates.factors
+        ]
+
+    def _replicate(self, arm: Arm, replicate: int, rates: Mapping[str, float]) -> Planned:
+        study = self._study
+        apart = SAME_SEEDS if arm.role == "null_control" else 0
+        return Planned(
+            arm=arm,
+            purpose="verdict",
+            replicate=replicate,
+            lr=rates.get(arm.variant, arm.lr),
+            seed=(study.seed + replicate + apart) % 2**32,
+            split=replicate if study.splits > 1 else 0,
+        )
+
+
+class NoSampler:
+    """A plan asks nobody."""
+
+    exhaustive: ClassVar[bool] = True
+
+    def tell(self, observation: Observation) -> None:
+        """Ignored: the plan reads the results itself."""
+
+    def ask(
+        self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
+    ) -> Proposal | None:
+        """Nothing is proposed."""
+        del number, attempt, pending
+        return None
+
+
+def deadline(budget_s: float | None, spent_s: float) -> Callable[[], bool]:
+    """Whether a budget allows another look.
+
+    Args:
+        budget_s: seconds for the whole study, None without limit.
+        spent_s: by earlier calls of the same study.
+    """
+    began = time.monotonic()
+    return lambda: budget_s is None or spent_s + time.monotonic() - began < budget_s

@@ -1,0 +1,129 @@
+"""Layer 5: the packaged configuration files, and which file a name on the command line means."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasctl.config.guard import shown
+from nasctl.errors import ConfigError, EnvironmentProblemError, unknown
+
+
+def packaged_folder() -> Path:
+    """The folder of the packaged configuration files (`nasctl.conf`)."""
+    return Path(str(importlib.import_module("nasctl.conf").__file__)).resolve().parent
+
+
+ABLATIONS = "ablation"
+"""The folder of the ready ablations, below the packaged one. They are files that a user runs, as
+are those of the packaged folder itself; every other folder is a group of options."""
+
+
+def ready_files(name: str) -> dict[str, Path]:
+    """By name the packaged files that a command takes, the one that states every key included.
+
+    Args:
+        name: of the command, `search` or `ablate`.
+    """
+    folder = packaged_folder()
+    if name == "ablate":
+        found = [folder / "ablate.yaml", *sorted((folder / ABLATIONS).glob("*.yaml"))]
+    else:
+        found = [p for p in sorted(folder.glob("*.yaml")) if p.stem != "ablate"]
+    return {path.stem: path for path in found}
+
+
+def locate(config: str, name: str = "search") -> Path:
+    """The file that CONFIG means for a command.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    names = ready_files(name)
+    if "\0" in config or not config.strip() or len(config) > 4096:
+        raise ConfigError(f"config {shown(config)}: expected the path of a .yaml file")
+    if config in names and not Path(config).is_file():
+        return names[config]
+    path = Path(config).expanduser()
+    try:
+        if path.is_dir():
+            inside = [p.name for p in sorted(path.glob("*.yaml"))[:10]]
+            listed = f" (in it: {', '.join(inside)})" if inside else ""
+            raise ConfigError(f"{config}: a folder; give a .yaml file{listed}")
+        if path.suffix == ".yml" or (path.is_file() and path.suffix != ".yaml"):
+            raise ConfigError(f"{config}: config files end in .yaml; rename it to {path.stem}.yaml")
+        if path.exists():
+            return path
+        beside = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    except OSError as error:
+        raise ConfigError(f"{shown(config)}: {error.strerror}") from error
+    if path.suffix == ".yaml":
+        raise ConfigError(f"{config}: no such file; {unknown('file', path.name, beside)}")
+    other = "ablate" if name == "search" else "search"
+    if config in ready_files(other):
+        raise ConfigError(f"{config}: is for `nasctl {other} {config}`")
+    known = [*names, *(n for n in beside if path.parent == Path())]
+    raise ConfigError(unknown("config", config, known))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedConfig:
+    """A packaged file: `group` is None for one that a command takes by its name."""
+
+    name: str
+    group: str | None
+    description: str
+
+
+def list_configs() -> list[PackagedConfig]:
+    """Every packaged search and option with the first sentence of its file's comment."""
+    folder = packaged_folder()
+    ablations = set(ready_files("ablate").values())
+    return [
+        _described(path, "/".join(path.relative_to(folder).parent.parts) or None)
+        for path in sorted(folder.rglob("*.yaml"), key=lambda p: (len(p.parts), p.parts))
+        if path not in ablations
+    ]
+
+
+def list_ablations() -> list[PackagedConfig]:
+    """What `nasctl ablate` takes by name, `ablate` with every key first."""
+    return [_described(path, None) for path in ready_files("ablate").values()]
+
+
+def _described(path: Path, group: str | None) -> PackagedConfig:
+    description = _first_sentence(path.read_text("utf-8"))
+    return PackagedConfig(name=path.stem, group=group, description=description)
+
+
+def _first_sentence(text: str) -> str:
+    """Of the comment at the top of a file."""
+    comment = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
+    sentence, stop, _ = " ".join(line[2:] for line in comment).partition(". ")
+    return sentence.removesuffix(":") + stop.strip()
+
+
+def init_dir(directory: str | Path) -> Path:
+    """Writes an example configuration to edit (a copy of `mbv2_space`) into `directory`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: the file exists.
+        EnvironmentProblemError: it cannot be written.
+    """
+    path = Path(directory) / "mbv2_space.yaml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write((packaged_folder() / "mbv2_space.yaml").read_text("utf-8"))
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{error.filename or path}: exists already; nothing was written"
+        ) from error
+    except OSError as error:
+        raise EnvironmentProblemError(f"{path}: cannot be written: {error.strerror}") from error
+    return path

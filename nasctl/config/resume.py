@@ -1,0 +1,62 @@
+"""Layer 5: the configuration that is stored with a run, and what may differ when it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nasctl.config import guard
+from nasctl.config.guard import Key, dotted
+from nasctl.config.values import leaves
+
+if TYPE_CHECKING:
+    from nasctl.config.ablation import AblationConfig
+    from nasctl.config.schema import SearchConfig
+
+_FREE_ON_RESUME = ("executor", "tracking", "output_dir")
+_FREE_IN_ABLATIONS = (*_FREE_ON_RESUME, "budget_s", "profiles")
+"""What is resolved has the values of its profile in it already: `profiles` decides nothing."""
+
+
+def resolved_yaml(config: SearchConfig | AblationConfig) -> str:
+    """The whole configuration as YAML, keys in the schema's order; loads to an equal one."""
+    done = "searched" if "trials" in type(config).model_fields else "run"
+    header = f"# The resolved configuration of this run; it can be {done} again as it is.\n"
+    return header + guard.dump(config.model_dump(mode="json"))
+
+
+def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What keeps a run with the resolved config `old` from being continued with `new`.
+
+    `trials` may be raised; executor, tracking and the output folder may change.
+
+    Returns:
+        `key: old -> new`, one line per key, in the order of `new`.
+    """
+    return _diff(old, new, free=_FREE_ON_RESUME, rising=("trials",))
+
+
+def ablation_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`config_diff` for ablations.
+
+    `seeds.max` may be raised; executor, tracking, the budget and the output folder may change.
+    """
+    return _diff(old, new, free=_FREE_IN_ABLATIONS, rising=("seeds", "max"))
+
+
+def _diff(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, free: tuple[str, ...], rising: Key
+) -> list[str]:
+    before, after = dict(leaves(old)), dict(leaves(new))
+    lines = []
+    for key in dict.fromkeys((*after, *before)):
+        was, now = before.get(key, "absent"), after.get(key, "absent")
+        if (was == now and type(was) is type(now)) or key[0] in free:
+            continue
+        if key == rising:
+            if isinstance(was, int) and isinstance(now, int) and now > was:
+                continue
+            lines.append(f"{dotted(key)}: {was} -> {now} (may be raised, not lowered)")
+        else:
+            lines.append(f"{dotted(key)}: {was} -> {now}")
+    return lines

@@ -1,0 +1,92 @@
+"""Layer 5: what `nasctl doctor` checks of a study: its verdicts are those of its trainings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from statistics import fmean
+from typing import Any
+
+from nasctl.ablation.reading import study_of
+from nasctl.doctor_outside import NotCheckedError, Patient
+from nasctl.errors import EnvironmentProblemError
+from nasctl.records import VERDICTS, RunRecords
+from nasctl.trial import State
+
+TOLERANCE = 1e-9
+
+
+def verdicts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
+    """Every effect is recomputed from the trainings, and every verdict from its interval."""
+    records = patient.records
+    patient.needs_an_end("verdicts.json is written at the end")
+    if not records.trials():
+        raise NotCheckedError("no training was ever begun")
+    stored = {str(v.get("name")): v for v in _stored(records)}
+    study = study_of(records)
+    again = f"run the same command again: {records.command}"
+    for comparison in study.comparisons:
+        found = stored.get(comparison.name)
+        if found is None:
+            yield f"{comparison.name!r} is not in {VERDICTS}; {again}"
+            continue
+        values = _means(records, comparison.weights, int(found.get("n") or 0))
+        effect = found.get("effect")
+        if effect is not None and (
+            values is None or not math.isclose(effect, values, abs_tol=TOLERANCE)
+        ):
+            yield f"{comparison.name!r} has the effect {effect}, its trainings say {values}"
+        if not _follows(found, study.smallest_effect):
+            yield f"{comparison.name!r}: {found.get('verdict')} does not follow from its interval"
+    for name in stored.keys() - {c.name for c in study.comparisons}:
+        yield f"{name!r} is in {VERDICTS} and was never asked"
+    remark(f"{len(stored)} comparisons")
+
+
+def _stored(records: RunRecords) -> list[dict[str, Any]]:
+    try:
+        found = json.loads((records.directory / VERDICTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EnvironmentProblemError(
+            f"{VERDICTS} is missing; run the same command again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblemError(f"{VERDICTS} cannot be read: {error}") from None
+    if not isinstance(found, list) or not all(isinstance(v, dict) for v in found):
+        raise EnvironmentProblemError(f"{VERDICTS} holds no verdicts")
+    return found
+
+
+def _means(records: RunRecords, weights: Any, n: int) -> float | None:
+    """The weighted sum of means over the first n seeds that all arms have."""
+    metric = next(iter(records.objectives))
+    chance = records.study.get("chance")
+    by_arm: dict[str, dict[int, float]] = {name: {} for name in weights}
+    for trial in records.trials():
+        arm = str(trial.choices.get("arm"))
+        if arm not in by_arm or trial.choices.get("purpose") != "verdict":
+            continue
+        if trial.state is State.COMPLETE:
+            by_arm[arm][int(trial.choices["replicate"])] = trial.metrics[metric]
+        elif trial.state is State.FAILED and chance is not None and "loss" in str(trial.error):
+            by_arm[arm][int(trial.choices["replicate"])] = chance
+    shared = sorted(set.intersection(*(set(v) for v in by_arm.values())))[:n]
+    if len(shared) < n or not n:
+        return None
+    return fmean(sum(w * by_arm[a][r] for a, w in weights.items()) for r in shared)
+
+
+def _follows(found: dict[str, Any], least: float) -> bool:
+    """The rule of `nasctl.effects.verdicts`, once more."""
+    interval, said = found.get("interval"), found.get("verdict")
+    if interval is None:
+        return said == "inconclusive"
+    low, high = interval
+    if -least < low and high < least:
+        return said == "equivalent"
+    if low > 0 and high > least:
+        return said == "supported"
+    if high < 0 and low < -least:
+        return said == "refuted"
+    return said == "inconclusive"

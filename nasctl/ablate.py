@@ -294,7 +294,8 @@ class _Ablation:
                 self._display.phase("writing the report")
             self._request.publish(view, self._directory)
             record_artifacts(self._run, records.sealed())
-        sent = tracking.close(20.0 if status == "FINISHED" else 3.0)
+        # A small study may be over before MLflow is imported and its new store has its tables.
+        sent = tracking.close(45.0 if status == "FINISHED" else 3.0)
         if not sent and status != "INTERRUPTED":
             self._display.warning(
                 f"not everything reached the tracking store; later: nasctl sync {self._directory}"

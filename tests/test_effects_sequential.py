@@ -53,6 +53,14 @@ def test_the_whole_schedule_has_level_alpha(schedule: tuple[int, ...], alpha: fl
     assert near(crosses(looks, looks.levels(alpha), walks()).mean(), alpha)
 
 
+@pytest.mark.parametrize("schedule", [(2, 3), (3, 8), (3, 4, 5, 6), (5, 20), (10, 60)])
+@pytest.mark.parametrize("level", [0.5, 0.05])
+def test_looks_that_never_cross_leave_the_t_test(schedule: tuple[int, ...], level: float) -> None:
+    """The recursion carries one t distribution into the next."""
+    levels = (1e-8,) * (len(schedule) - 1) + (level,)
+    assert crossing_probability(schedule, levels) == pytest.approx(level, rel=4e-3)
+
+
 def test_small_levels_too() -> None:
     """Holm's multipliers ask for them."""
     levels = EVERY.levels(0.05 / 10)
@@ -144,6 +152,14 @@ def test_equal_differences() -> None:
     assert looks.adjusted_effect([1.0, 1.0, 1.0], 0.05) == 1
     assert looks.p_value([1.0, 1.0, 1.0, -3.0, 2.0]) == 0  # so far
     assert looks.p_value([1.0, 1.0, 1.0, -3.0, 2.0], so_far=False) > 0.5
+
+
+def test_extreme_differences() -> None:
+    """Nearly equal ones have p-values from which rounding must not make nonsense."""
+    found = [EVERY.p_value([1 + e, 1 - e, 1, 1 + e / 2]) for e in np.geomspace(10, 1e-14, 60)]
+    assert found == sorted(found, reverse=True)
+    assert 0 <= found[-1] < 1e-15
+    assert found[0] > 0.3
 
 
 def test_intervals_cover_at_every_look_together() -> None:

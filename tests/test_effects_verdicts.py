@@ -165,6 +165,14 @@ def test_units_after_a_look_wait_for_the_next() -> None:
         judge({"a": [1.0] * 6}, looks=looks)
 
 
+def test_what_was_seen_earlier_does_not_stand_against_the_interval() -> None:
+    looks = Looks((3, 5))
+    values = [1.0, 1.01, 0.99, -3.0, 2.0]
+    assert judge({"a": values[:3]}, looks=looks)["a"].verdict == "supported"
+    found = judge({"a": values}, looks=looks)["a"]
+    assert (found.verdict, found.p_adjusted > 0.5) == ("inconclusive", True)
+
+
 def test_looks_widen_intervals() -> None:
     values = list(np.random.default_rng(0).normal(1, 1, 5))
     once, early = judge({"a": values})["a"], judge({"a": values}, looks=Looks.every(3, 10))["a"]

@@ -26,11 +26,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+TINY = 1e-9
+"""Smaller probabilities are bounded, not computed."""
 Array = npt.NDArray[np.float64]
 
 GRID = 192
 """Points of the state on each side of zero, with a cubic spline between them. Against ten times as
-many points and nodes, probabilities of 0.01 to 0.3 are right to 0.3 % of themselves, those near
+many points and nodes, probabilities of 0.01 to 0.3 are right to 0.4 % of themselves, those near
 0.0001 to 1 %."""
 NODES = 40
 """Of Gauss and Legendre's quadrature over the next value, on each of two intervals."""
@@ -128,6 +130,11 @@ def crossing_probability(schedule: tuple[int, ...], levels: tuple[float, ...]) -
 
     if max(levels) >= 1:
         return 1.0  # where everything is significant
+    # Deep in the tails rounding shows: Bonferroni's bound is safe there, and the least value of
+    # the rest keeps the whole monotonic.
+    bound = math.fsum(levels)
+    if bound <= TINY:
+        return bound
     edges = {
         k: math.atan(-float(stdtrit(k - 1, level / 2)) / math.sqrt(k - 1))
         for k, level in zip(schedule, levels, strict=True)
@@ -144,4 +151,4 @@ def crossing_probability(schedule: tuple[int, ...], levels: tuple[float, ...]) -
     half = min(edges[first], _reach(first)) / 2
     v = half * (nodes + 1)
     later = 2 * half * float((_between(after)(v) * _density(v, first - 2)) @ weights)
-    return min(levels[0] + later, 1.0)
+    return min(max(levels[0] + later, TINY), 1.0)

@@ -1,6 +1,7 @@
 """What early stopping gains: `fidelity=halving` beside full training, same sampler.
 
     python benchmarks/halving.py train [--seeds 3] [--trials 24] [--epochs 9] [--sampler random]
+                                       [--set KEY=VALUE ...]
     python benchmarks/halving.py record [--trials 60] [--epochs 9]     # a table of learning curves
     python benchmarks/halving.py simulate [--run runs/curves] [--orders 200] [--p-stop 0.05 ...]
 
@@ -80,6 +81,7 @@ def train(arguments: argparse.Namespace) -> None:
     for seed in range(arguments.seeds):
         settings = (f"seed={seed}", f"recipe.epochs={arguments.epochs}")
         settings += (f"sampler={arguments.sampler}", f"executor={arguments.executor}")
+        settings += tuple(arguments.set)
         runs = {
             kind: search(
                 arguments.folder, f"{kind}{seed}", *settings, f"trials={n}", f"fidelity={kind}"
@@ -293,6 +295,7 @@ def main() -> None:
     parser.add_argument("--executor", default="ray")
     parser.add_argument("--folder", type=Path, default=Path("runs/halving"))
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the search")
     parser.add_argument("--orders", type=int, default=50)
     parser.add_argument("--p-stop", type=float, nargs="*", default=[0.01, 0.05, 0.1, 0.2])
     arguments = parser.parse_args()

@@ -68,7 +68,7 @@ class TestPackaged:
         assert named.source == path
         config = named.config
         assert config.baseline.family == "staged"
-        assert config.baseline.options["width_multiplier"] == 0.5
+        assert config.baseline.options["width_multiplier"] == 1
         assert [s["depth"] for s in config.baseline.options["stages"]] == [1, 2, 2]
         assert config.factors["bottleneck_activation"].levels == ["linear", "relu6"]
         assert config.claims == ["accuracy(linear) > accuracy(relu6)"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,9 @@ from nasctl.ablation.baseline import build_network, changed, with_field
 from nasctl.arch import Architecture, Cost
 from nasctl.blocktable import BlockTable
 from nasctl.errors import ConfigError, SpecError
+from nasctl.ledger import Ledger
 from nasctl.plugins import load_plugins
+from nasctl.trial import State, Trial
 from search_spaces import network
 from search_spaces.widths import CHANNELS, FIXED, scaled
 
@@ -312,6 +315,48 @@ def test_what_cannot_be_matched_says_how_close_it_came(price: Any) -> None:
     arm = shop.make("expand_ratio=6", "arm", {"expand_ratio": "6"})
     with pytest.raises(ConfigError, match=r"match: 'expand_ratio=6' comes to .* at best"):
         matched(arm, baseline.cost, "macs", 0.001, shop)
+
+
+def test_a_control_that_changes_nothing_is_refused(price: Any) -> None:
+    head = [{"op": "conv_norm_act", "out": 10}, {"op": "global_pool"}]
+    settings = {**SETTINGS, "baseline": {**SETTINGS["baseline"], "blocks": head}}
+    shop = workshop(price, read_factor("kernel_size", [3, 5]), settings=settings)
+    baseline = shop.make("baseline", "baseline", {"kernel_size": "3"})
+    with pytest.raises(ConfigError, match=r"controls.positive.width: 0.5 changes nothing"):
+        narrowed(baseline, 0.5, shop)
+
+
+def test_a_network_of_other_data_is_refused(tmp_path: Path, price: Any) -> None:
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    ledger = Ledger(tmp_path / "runs" / "old" / "ledger.sqlite", REGISTRY.blocks)
+    other = build_network({"blocks": BLOCKS}, REGISTRY, input_shape=(3, 8, 8), num_classes=10)
+    trial = Trial(
+        number=0, state=State.COMPLETE, choices={}, architecture=other, seed=0, epochs=1, attempts=1
+    )
+    ledger.put_trial(trial)
+    ledger.close()
+    run = {"run": str(tmp_path / "runs" / "old"), "arch_id": other.id}
+    settings = {**SETTINGS, "baseline": run}
+    shop = workshop(price, read_factor("kernel_size", [3, 5]), settings=settings)
+    with pytest.raises(
+        ConfigError, match="baseline: the network takes 3 channels, the data have 1"
+    ):
+        shop.make("baseline", "baseline", {"kernel_size": "3"})
+    grey = dataclasses.replace(shop, shape_of=lambda data: ((3, 8, 8), CLASSES))
+    assert grey.make("baseline", "baseline", {"kernel_size": "3"}).architecture.id == other.id
+    more = dataclasses.replace(shop, shape_of=lambda data: ((3, 8, 8), 7))
+    with pytest.raises(ConfigError, match="the network has 10 classes, the data 7"):
+        more.make("baseline", "baseline", {"kernel_size": "3"})
+    wrong = {**settings, "baseline": {**run, "arch_id": other.id[:-1] + "x"}}
+    with pytest.raises(ConfigError, match=f"unknown network .*did you mean '{other.id}'"):
+        workshop(price, settings=wrong).make("baseline", "baseline", {})
+
+
+def test_networks_without_costs_cannot_be_matched(price: Any) -> None:
+    shop = workshop(lambda architecture: Cost(), read_factor("kernel_size", [3, 5]))
+    arm = shop.make("baseline", "baseline", {"kernel_size": "3"})
+    with pytest.raises(ConfigError, match="match: these networks have no macs"):
+        matched(arm, arm.cost, "macs", 0.02, shop)
 
 
 def test_the_positive_control_has_fewer_channels(price: Any) -> None:

@@ -145,6 +145,7 @@ class Workshop:
             num_classes=classes,
             where=where,
         )
+        _check_fit(architecture, shape, classes, where)
         for factor in self.factors:
             if factor.field is not None:
                 where = f"factors.{factor.name}"
@@ -167,6 +168,19 @@ class Workshop:
     def _blame(self, levels: Mapping[str, str]) -> str:
         own = [f for f in self.factors if levels[f.name] != next(iter(f.levels))]
         return ", ".join(f"factors.{f.name}.levels.{levels[f.name]}" for f in own) or "baseline"
+
+
+def _check_fit(architecture: Architecture, shape: Shape, classes: int, where: str) -> None:
+    """A network of an earlier run may have been made for other data."""
+    if architecture.num_classes != classes:
+        raise ConfigError(
+            f"{where}: the network has {architecture.num_classes} classes, the data {classes}"
+        )
+    if architecture.input_shape[0] != shape[0] and len(architecture.input_shape) == len(shape):
+        raise ConfigError(
+            f"{where}: the network takes {architecture.input_shape[0]} channels, the data have "
+            f"{shape[0]}"
+        )
 
 
 def name_of(levels: Mapping[str, str], first: Mapping[str, str]) -> str:
@@ -210,6 +224,8 @@ def matched(arm: Arm, target: Cost, metric: str, tolerance: float, workshop: Wor
     Raises:
         ConfigError: no width comes close enough; says how close it came.
     """
+    if metric not in target:
+        raise ConfigError(f"match: these networks have no {metric} before training; use none")
     wanted = target[metric]
 
     def cost_at(factor: float) -> tuple[float, Arm] | None:
@@ -253,6 +269,11 @@ def narrowed(arm: Arm, width: float, workshop: Workshop) -> Arm:
         raise ConfigError(
             [f"controls.positive.width: {p}; use {{set: {{key: value}}}}" for p in error.problems]
         ) from error
+    if architecture.id == arm.architecture.id:
+        raise ConfigError(
+            f"controls.positive.width: {width:g} changes nothing in these blocks; use "
+            "{set: {key: value}}, or null for no such control"
+        )
     made = dataclasses.replace(
         arm, name=POSITIVE, role="positive_control", levels={}, architecture=architecture
     )

@@ -157,6 +157,11 @@ def _only_one(
     except ConfigError as error:
         whole = [p if p.startswith(where) else f"{where}.options.{p}" for p in error.problems]
         raise ConfigError(whole) from error
+    if family.build is not None:
+        raise ConfigError(
+            f"{where}.family: {name} builds its networks itself, which a study cannot vary; give "
+            "`blocks`, or a family of blocks"
+        )
     open_ = [d.name for d in family.space.decisions if len(d.choices) > 1]
     if open_:
         raise ConfigError(

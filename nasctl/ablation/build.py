@@ -23,7 +23,7 @@ from nasctl.ablation.arms import (
 from nasctl.ablation.baseline import changed
 from nasctl.ablation.claims import Claim, parse_claim
 from nasctl.ablation.study import Comparison, Rates, Study
-from nasctl.arch import Architecture, Cost, Shape
+from nasctl.arch import Architecture, Cost, Opaque, Shape
 from nasctl.blocktable import BlockTable
 from nasctl.dataset import Dataset
 from nasctl.effects import designs
@@ -93,7 +93,6 @@ def prepare_study(
         read_factor(name, f.levels, field=f.field, key=f.key, scope=f.scope)
         for name, f in config.factors.items()
     ]
-    _check_rates(config, factors)
     workshop = Workshop(
         settings={
             "baseline": config.baseline.model_dump(mode="json"),
@@ -142,19 +141,12 @@ def _pricer() -> Callable[[Architecture], Cost]:
     table = BlockTable(cache_directory() / "blocks.json")
 
     def price(architecture: Architecture) -> Cost:
+        if any(isinstance(b, Opaque) for b in architecture.blocks):
+            return Cost()  # known to an evaluator alone
         table.warm(architecture.placed())
         return table.price(architecture)
 
     return price
-
-
-def _check_rates(config: AblationConfig, factors: Sequence[Factor]) -> None:
-    varied = any("recipe.lr" in keys for f in factors if f.field is None for keys in
-                 f.levels.values())  # fmt: skip
-    if varied and config.learning_rate.policy == "tuned":
-        raise ConfigError(
-            "learning_rate.policy: tuned would undo a factor that varies recipe.lr; use shared"
-        )
 
 
 def _rates(config: AblationConfig) -> Rates:

@@ -208,6 +208,8 @@ def _read(text: str, schema: Schema[Any]) -> tuple[Any, Any] | str:
         parsed_value = None if parsed.is_sweep_override() else parsed.value()
     except (HydraException, ValueError, RecursionError):
         quoting = f"quote the value: '{key}=\"{value}\"'" if value else "expected KEY=VALUE"
+        if value.startswith("[") and value.endswith("]"):
+            quoting = f"quote what is in the list: '{key}=[\"{value[1:-1]}\"]'"
         return f"{named}: cannot be read; {quoting}"
     parts = tuple(parsed.key_or_group.split("."))
     message = _override_problem(parsed, parts, parsed_value, value, schema)

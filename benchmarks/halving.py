@@ -5,9 +5,10 @@
     python benchmarks/halving.py record [--trials 60] [--epochs 9]     # a table of learning curves
     python benchmarks/halving.py simulate [--run runs/curves] [--orders 200] [--p-stop 0.05 ...]
 
-`train` runs both searches on the packaged data for each seed, halving with three times the trials,
-and reads from their ledgers the hypervolume (accuracy and parameters, validation) that each had
-reached by the same wall time: the one that ended first ends the comparison. Full training has the
+`train` runs both searches on the packaged data for each seed, halving with up to three times the
+trials, and reads from their ledgers the hypervolume (accuracy and parameters, validation) that each
+had reached by the same wall time: the one that ended first ends the comparison (halving is
+interrupted when it has had the time of the other). Full training has the
 default schedule (onecycle).
 
 `record` is a search that stops nothing and measures every rung (every trial is a control).
@@ -22,6 +23,7 @@ import argparse
 import dataclasses
 import math
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -44,17 +46,30 @@ from nasctl.stats import t_interval
 from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, State, Trial, Work
 
 OBJECTIVES: Objectives = {"accuracy": "max", "params": "min"}
+MARGIN_S = 25.0  # for the start of a search; comparisons begin with its first training
 COMMON = ("latency=none", "tracking=none", "reference_point.accuracy=0.7")
 
 
 # Real training
 
 
-def search(folder: Path, name: str, *settings: str) -> RunRecords:
-    """Runs `nasctl search mbv2_space`; what is there already is not done again."""
+def search(folder: Path, name: str, *settings: str, seconds: float | None = None) -> RunRecords:
+    """Runs `nasctl search mbv2_space`; what is there already is not done again.
+
+    Args:
+        seconds: after which it is interrupted, as by Ctrl-C; None: never.
+    """
     command = [sys.executable, "-m", "nasctl", "search", "mbv2_space", f"name={name}"]
     command += [f"output_dir={folder}", *COMMON, *settings, "--progress", "plain"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if seconds is not None and (folder / name / "front.json").exists():
+        return RunRecords(folder / name)  # its clock cannot go on
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    if process.wait() not in (0, 130):
+        raise SystemExit(f"{' '.join(command)}: exit {process.returncode}")
     return RunRecords(folder / name)
 
 
@@ -66,6 +81,12 @@ def reached(records: RunRecords) -> list[tuple[float, float]]:
     return [
         (t.started_at + t.seconds - begin, front.hypervolume) for t in trials if front.add(t)
     ]  # fmt: skip
+
+
+def length(records: RunRecords) -> float:
+    """Seconds from the beginning of the first training to the end of the last that is over."""
+    trials = [t for t in records.trials() if t.state.is_final]
+    return max(t.started_at + t.seconds for t in trials) - min(t.started_at for t in trials)
 
 
 def at(history: Sequence[tuple[float, float]], seconds: float) -> float:
@@ -82,14 +103,24 @@ def train(arguments: argparse.Namespace) -> None:
         settings = (f"seed={seed}", f"recipe.epochs={arguments.epochs}")
         settings += (f"sampler={arguments.sampler}", f"executor={arguments.executor}")
         settings += tuple(arguments.set)
-        runs = {
-            kind: search(
-                arguments.folder, f"{kind}{seed}", *settings, f"trials={n}", f"fidelity={kind}"
-            )
-            for kind, n in (("full", arguments.trials), ("halving", 3 * arguments.trials))
-        }
+        full_run = search(
+            arguments.folder,
+            f"full{seed}",
+            *settings,
+            f"trials={arguments.trials}",
+            "fidelity=full",
+        )
+        halved = search(
+            arguments.folder,
+            f"halving{seed}",
+            *settings,
+            f"trials={3 * arguments.trials}",
+            "fidelity=halving",
+            seconds=length(full_run) + MARGIN_S,
+        )
+        runs = {"full": full_run, "halving": halved}
         found = {kind: reached(records) for kind, records in runs.items()}
-        end = min(history[-1][0] for history in found.values())
+        end = min(map(length, runs.values()))
         full, halving = (at(found[kind], end) for kind in ("full", "halving"))
         ratios.append(halving / full)
         counts = runs["halving"].front["trials"]

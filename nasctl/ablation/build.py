@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,7 @@ def prepare_study(
         check_distinct(arms)
     claims = [_claim(i, text, levels) for i, text in enumerate(config.claims)]
     comparisons = _comparisons(made, arms, claims, alone=config.design == "one_at_a_time")
+    _check_asked_once(comparisons)
     controls = _controls(config, baseline, workshop)
     check_distinct([*arms, *(a for a, _ in controls)])
     for arm in (*arms, *(a for a, _ in controls)):
@@ -205,6 +207,20 @@ def _comparisons(
     return found
 
 
+def _check_asked_once(comparisons: Sequence[Comparison]) -> None:
+    """Whether no question is asked twice, also not the other way round or in other words."""
+    seen: dict[frozenset[tuple[str, float]], str] = {}
+    problems = []
+    for comparison in comparisons:
+        ways = [frozenset((k, s * w) for k, w in comparison.weights.items()) for s in (1, -1)]
+        same = [seen[way] for way in ways if way in seen]
+        if same:
+            problems.append(f"claims: {comparison.name!r} asks what {same[0]!r} asks")
+        seen[ways[0]] = comparison.name
+    if problems:
+        raise ConfigError(problems)
+
+
 def _levels_of(contrast: designs.Contrast) -> tuple[str, str]:
     before, after = zip(*contrast.levels, strict=True)
     return " x ".join(before), " x ".join(after)
@@ -281,8 +297,6 @@ def _control(arm: Arm, kind: Any, levels: tuple[str, str]) -> Comparison:
 
 
 def _set_control(keys: Mapping[str, Any], workshop: Workshop) -> Arm:
-    import dataclasses
-
     settings = changed(workshop.settings, keys, "controls.positive.set")
     first = {f.name: next(iter(f.levels)) for f in workshop.factors}
     made = dataclasses.replace(workshop, settings=settings).make(POSITIVE, "arm", first)

@@ -47,6 +47,9 @@ def ablation_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _diff(
     old: Mapping[str, Any], new: Mapping[str, Any], *, free: tuple[str, ...], rising: Key
 ) -> list[str]:
+    if ("factors" in old) != ("factors" in new):
+        kind = "an ablation study" if "factors" in old else "a search"
+        return [f"name: the run of this name is {kind}"]
     before, after = dict(leaves(old)), dict(leaves(new))
     lines = []
     for key in dict.fromkeys((*after, *before)):

@@ -14,7 +14,7 @@ import pytest
 from nasctl.history import history_hash
 from nasctl.records import RunRecords
 from nasctl.trial import State
-from tests.e2e.command import Desk
+from tests.e2e.command import TABLE, TOY, Desk
 
 ROOT = Path(__file__).parent.parent.parent
 PLUGIN = ("--plugin", "tests.ablation_study")
@@ -276,6 +276,18 @@ def test_more_seeds_continue_a_study_and_nothing_else_may_change(desk: Desk) -> 
     assert len(desk.trials("planted")) > before
 
 
+def test_the_name_of_a_search_is_taken(desk: Desk) -> None:
+    desk.write("toy.py", TABLE)
+    desk.write("toy.yaml", TOY)
+    desk.run("search", "toy.yaml", "--plugin", "toy", "executor=inline", "trials=2")
+    _, err = ablate(desk, "planted.yaml", "name=toy", *PLUGIN, code=2)
+    assert "name: the run of this name is a search" in err
+    assert err.count("->") == 0
+    ablate(desk, "planted.yaml", "seeds=2", *PLUGIN)
+    _, err = desk.run("search", "toy.yaml", "--plugin", "toy", "name=planted", code=2)
+    assert "name: the run of this name is an ablation study" in err
+
+
 def test_a_dry_run_says_what_it_would_take(desk: Desk) -> None:
     out, _ = ablate(desk, "digits.yaml", "--dry-run")
     assert "kernel_size=5" in out
@@ -303,6 +315,10 @@ def test_verdicts_as_json(desk: Desk) -> None:
             "factors.kernel_size",
         ),
         (["match=macs", "match_tolerance=0.0001"], "match: "),
+        (
+            ['claims=["accuracy(relu6) > accuracy(linear)", "accuracy(linear) > accuracy(relu6)"]'],
+            "asks what 'accuracy(relu6) > accuracy(linear)' asks",
+        ),
         (["baseline.blocks.0.op=conv_norm"], "blocks.0.op: unknown block 'conv_norm'"),
         (["evaluator=noisi"], "evaluator: unknown evaluator 'noisi'; did you mean 'noisy'?"),
         (["design=factorials"], "design: unknown value 'factorials'; did you mean 'factorial'?"),

@@ -56,7 +56,9 @@ def arguments_for_a_test(page: str, arguments: list[str], folder: Path) -> list[
     if arguments[0] == "ablate":
         if "relu_information_loss" in arguments:
             return [*arguments, "trained=false", "draws=5"]
-        return [*arguments, *SMALL_STUDY, *([] if "seeds" in " ".join(arguments) else ["seeds=2"])]
+        most = "3" if any(a.startswith("seeds.max=") for a in arguments) else "2"
+        kept = [a for a in arguments if not a.startswith("seeds.max=")]
+        return [*kept, *SMALL_STUDY, "seeds.min=2", f"seeds.max={most}"]
     run, colon, _ = arguments[1].partition(":")
     if colon and run.startswith("runs/"):
         front = json.loads((folder / run / "front.json").read_text(encoding="utf-8"))

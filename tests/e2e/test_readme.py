@@ -23,7 +23,8 @@ from tests.e2e.command import Desk
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLER = ("data=digits", "recipe=quick", "trials=2", "recipe.epochs=1")
-SMALL_STUDY = ("data=digits", "seeds=2", "recipe.epochs=1", "learning_rate.policy=shared")
+SMALL_STUDY = ("data=digits", "seeds=2", "recipe.epochs=1", "learning_rate.policy=shared",
+               "executor=inline", "tracking=none")  # fmt: skip
 SET_UP = {"make search", "make test", ". .venv/bin/activate"}
 
 

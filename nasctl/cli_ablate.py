@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nasctl.cli_common import command_line, print_json, say
-from nasctl.errors import InterruptedSearchError
+from nasctl.errors import ConfigError, InterruptedSearchError
 
 if TYPE_CHECKING:
     from nasctl.config import LoadedAblation
@@ -69,10 +69,13 @@ def ablate(  # noqa: PLR0917 - click passes one argument per option
 def _information_loss(loaded: LoadedInformationLoss, *, dry_run: bool, as_json: bool) -> None:
     from nasctl.ablation.information_loss import run_information_loss
     from nasctl.config.guard import dump
+    from nasctl.records import LEDGER
     from nasctl.report.information_loss import information_loss_files
     from nasctl.rundir import check_place
 
     check_place(loaded.directory)
+    if (loaded.directory / LEDGER).exists():
+        raise ConfigError(f"name: {loaded.directory} is a run with trainings; choose another name")
     if dry_run:
         click.echo(dump(loaded.resolved))
         return

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
+from nasctl.ablation.analysis import value_of
 from nasctl.ablation.reading import study_of
+from nasctl.ablation.study import Study
 from nasctl.doctor_outside import NotCheckedError, Patient
 from nasctl.errors import EnvironmentProblemError
 from nasctl.records import VERDICTS, RunRecords
-from nasctl.trial import State
 
 TOLERANCE = 1e-9
 
@@ -31,12 +32,12 @@ def verdicts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
         if found is None:
             yield f"{comparison.name!r} is not in {VERDICTS}; {again}"
             continue
-        values = _means(records, comparison.weights, int(found.get("n") or 0))
+        mean = _mean(records, study, comparison.weights, int(found.get("n") or 0))
         effect = found.get("effect")
         if effect is not None and (
-            values is None or not math.isclose(effect, values, abs_tol=TOLERANCE)
+            mean is None or not math.isclose(effect, mean, abs_tol=TOLERANCE)
         ):
-            yield f"{comparison.name!r} has the effect {effect}, its trainings say {values}"
+            yield f"{comparison.name!r} has the effect {effect}, its trainings say {mean}"
         if not _follows(found, study.smallest_effect):
             yield f"{comparison.name!r}: {found.get('verdict')} does not follow from its interval"
     for name in stored.keys() - {c.name for c in study.comparisons}:
@@ -58,19 +59,15 @@ def _stored(records: RunRecords) -> list[dict[str, Any]]:
     return found
 
 
-def _means(records: RunRecords, weights: Any, n: int) -> float | None:
+def _mean(records: RunRecords, study: Study, weights: Mapping[str, float], n: int) -> float | None:
     """The weighted sum of means over the first n seeds that all arms have."""
-    metric = next(iter(records.objectives))
-    chance = records.study.get("chance")
     by_arm: dict[str, dict[int, float]] = {name: {} for name in weights}
     for trial in records.trials():
         arm = str(trial.choices.get("arm"))
         if arm not in by_arm or trial.choices.get("purpose") != "verdict":
             continue
-        if trial.state is State.COMPLETE:
-            by_arm[arm][int(trial.choices["replicate"])] = trial.metrics[metric]
-        elif trial.state is State.FAILED and chance is not None and "loss" in str(trial.error):
-            by_arm[arm][int(trial.choices["replicate"])] = chance
+        if (value := value_of(trial, study)) is not None:
+            by_arm[arm][int(trial.choices["replicate"])] = value
     shared = sorted(set.intersection(*(set(v) for v in by_arm.values())))[:n]
     if len(shared) < n or not n:
         return None

@@ -64,7 +64,7 @@ def scaled(architecture: Architecture, factor: float) -> Architecture:
             and value
             and not (gives_classes and name == "out")
         }
-        blocks.append(_with(block, **changes))
+        blocks.append(_with(block, **changes) if changes else block)
     return dataclasses.replace(architecture, blocks=tuple(blocks))
 
 

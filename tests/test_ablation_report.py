@@ -237,6 +237,9 @@ def test_statistics_power_and_effort_in_words() -> None:
         assert words in shown, words
     view = sample.study()
     view["power"]["detectable"] = 0.004
+    assert "seeds.max was raised" not in render_ablation_html(view)
+    view["setting"]["seeds_raised"] = [[5, 10]]
+    assert "seeds.max was raised from 5 to 10" in render_ablation_html(view)
     view["setting"]["boundary"] = None
     shown = visible(view)
     assert "more than the smallest effect that matters" not in shown

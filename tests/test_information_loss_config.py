@@ -61,6 +61,28 @@ def test_an_unknown_study_is_named(tmp_path: Path) -> None:
         load_information_loss(str(path))
 
 
+def test_it_does_not_write_into_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "ledger.sqlite").write_bytes(b"precious")
+    (folder / "report.html").write_text("of a search")
+    desk = Desk(tmp_path, tmp_path / "cache")
+    _, err = desk.run("ablate", STUDY, "trained=false", "draws=5", "name=mine", code=2)
+    assert err == "Error: name: runs/mine is a run with trainings; choose another name\n"
+    assert (folder / "report.html").read_text() == "of a search"
+
+
+def test_problems_of_other_files_name_their_path_and_their_command(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    desk = Desk(tmp_path, tmp_path / "cache")
+    desk.write("deep/broken.yaml", "a: [1\n")
+    desk.write("deep/empty.yaml", "")
+    _, err = desk.run("ablate", "deep/broken.yaml", code=2)
+    assert err.startswith("Error: deep/broken.yaml:")
+    _, err = desk.run("ablate", "deep/empty.yaml", code=2)
+    assert "defaults: [ablate, _self_]" in err
+
+
 def test_the_command_measures_and_writes(tmp_path: Path) -> None:
     desk = Desk(tmp_path, tmp_path / "cache")
     small = ("trained=false", "draws=5", "dimensions=[2,3]")

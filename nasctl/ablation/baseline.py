@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasctl.arch import Architecture, Block, Shape
+from nasctl.arch import Architecture, Block, Opaque, Shape
 from nasctl.errors import ConfigError, SpecError, unknown
 from nasctl.plugins import Registry, call_factory
 from nasctl.records import RunRecords, find_run
@@ -204,6 +204,8 @@ def with_field(
 
 
 def _fields(block: Block) -> list[str]:
+    if isinstance(block, Opaque):
+        return []  # of a table: varied by the options of its family
     fields: Any = block
     return [f.name for f in dataclasses.fields(fields)]
 

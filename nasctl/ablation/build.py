@@ -120,6 +120,8 @@ def prepare_study(
     _check_asked_once(comparisons)
     controls = _controls(config, baseline, workshop)
     check_distinct([*arms, *(a for a, _ in controls)])
+    if config.latency.name != "none" and not all(map(_has_modules, arms)):
+        raise ConfigError("latency: these networks have no modules to be timed; use latency=none")
     for arm in (*arms, *(a for a, _ in controls)):
         for problem in check_recipe(arm.settings["recipe"]):
             raise ConfigError(f"factors: {arm.name!r}: {problem}")
@@ -137,6 +139,10 @@ def prepare_study(
         chance=1 / baseline.architecture.num_classes if config.evaluator == "train" else None,
     )
     return Prepared(study=study, datasets=datasets)
+
+
+def _has_modules(arm: Arm) -> bool:
+    return not any(isinstance(b, Opaque) for b in arm.architecture.blocks)
 
 
 def _pricer() -> Callable[[Architecture], Cost]:

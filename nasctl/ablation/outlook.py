@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasctl.ablation.analysis import units_of
 from nasctl.ablation.arms import Arm
 from nasctl.ablation.build import CheckRecipe, Prepared, prepare_study, recipe_of
+from nasctl.ablation.noise import noise_of
 from nasctl.ablation.reading import study_of
 from nasctl.ablation.sentences import amount
 from nasctl.ablation.study import Study
 from nasctl.ablation.text import aligned
 from nasctl.effects import power
 from nasctl.environment import worker_count
-from nasctl.errors import EnvironmentProblemError
 from nasctl.evaluate import TrainingJob
 from nasctl.plugins import Registry
 from nasctl.records import LEDGER, RunRecords
@@ -193,37 +192,12 @@ def _noise(config: AblationConfig, directory: Path) -> Noise:
     """From the results that the study has already; else what the configuration assumes."""
     if (directory / LEDGER).is_file():
         records = RunRecords(directory)
-        try:
-            found = pilot_noise(study_of(records), records)
-        except EnvironmentProblemError:
-            found = None
-        if found is not None:
-            return found
+        found = noise_of(study_of(records), records.trials()) if records.study else None
+        if found is not None and found.correlation is not None:
+            source = f"from {found.n} seeds of {directory}"
+            return Noise(sd=found.sd, correlation=found.correlation, source=source)
     pilot = config.pilot
     return Noise(sd=pilot.sd, correlation=pilot.correlation, source="assumed: `pilot`")
-
-
-def pilot_noise(study: Study, records: RunRecords) -> Noise | None:
-    """What the trainings of a study say about noise; None if there are too few."""
-    units = units_of(study, records.trials())
-    values = {
-        name: found
-        for name, found in units.items()
-        if study.arms[name].role in ("baseline", "arm") and len(found) > 1
-    }
-    if len(values) < 2:
-        return None
-    shared = sorted(set.intersection(*(set(v) for v in values.values())))
-    if len(shared) < 2:
-        return None
-    noise = power.pilot({k: [v[r] for r in shared] for k, v in values.items()})
-    if noise.correlation is None:
-        return None
-    return Noise(
-        sd=noise.sd,
-        correlation=noise.correlation,
-        source=f"from {len(shared)} seeds of {records.directory}",
-    )
 
 
 def _training_seconds(arm: Arm, prepared: Prepared, plugins: Sequence[str]) -> float:

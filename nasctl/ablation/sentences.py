@@ -85,6 +85,15 @@ def _costs(found: Mapping[str, Any]) -> str:
     return f"; at {', '.join(shown)}" if shown else ""
 
 
+def seeds_raised(setting: Mapping[str, Any]) -> list[str]:
+    """What is to be said where more seeds were allowed after looking; see `Study`."""
+    return [
+        f"After results had been seen, seeds.max was raised from {before} to {after}: the error "
+        "rates are those of a study that had planned so from the start."
+        for before, after in setting.get("seeds_raised", ())
+    ]
+
+
 def positive_control(found: Mapping[str, Any], is_found: bool | None) -> str:
     """Whether the study sees what it must see."""
     what = f"positive control ({found['levels'][0]})"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nasctl.ablation.job import Epochs, epochs_of
 from nasctl.errors import EnvironmentProblemError
+from nasctl.ledger import Ledger
 from nasctl.records import LEDGER, RunRecords
 from nasctl.trial import State
 
@@ -27,9 +28,8 @@ def read_shared(output_dir: Path, own: Path) -> Shared:
     for ledger in sorted(output_dir.glob(f"*/{LEDGER}")):
         if ledger.parent == own:
             continue
-        records = RunRecords(ledger.parent)
         try:
-            trials = records.trials() if records.is_ablation else []
+            trials = RunRecords(ledger.parent).trials() if _is_study(ledger) else []
         except EnvironmentProblemError:
             continue  # damaged or of another version: `nasctl doctor` tells
         for trial in trials:
@@ -39,3 +39,12 @@ def read_shared(output_dir: Path, own: Path) -> Shared:
                 epochs.setdefault(key, epochs_of(trial.evaluations))
                 places.setdefault(key, f"{ledger.parent.name} {trial.label}")
     return Shared(epochs=epochs, places=places)
+
+
+def _is_study(path: Path) -> bool:
+    """By one value: a search beside it may have ten thousand trials."""
+    ledger = Ledger(path, {}, readonly=True)
+    try:
+        return ledger.meta("study") is not None
+    finally:
+        ledger.close()

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nasctl.ablation.sentences import amount
+from nasctl.ablation.sentences import amount, seeds_raised
 
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "latency ms"}
 
@@ -67,20 +67,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def _setting(view: Mapping[str, Any]) -> str:
     setting = view["setting"]
     rates = {"tuned": "a learning rate of its own for each arm", "shared": "one learning rate"}
+    least = amount(setting["smallest_effect"], setting["metric"], sign=False)
     parts = [
         f"In this setting: {setting['data']} ({setting['split']}), "
         f"{setting['recipe']['epochs']} epochs",
         rates[setting["learning_rate"]],
         "as they are" if setting["match"] == "none" else f"at equal {setting['match']}",
-        f"smallest effect that matters {amount(setting['smallest_effect'], setting['metric'], sign=False)}",  # noqa: E501
+        f"smallest effect that matters {least}",
         f"alpha {setting['alpha']:g}",
     ]
     if setting["boundary"]:
         parts.append(f"looks after every seed ({setting['boundary']} boundary)")
-    text = "; ".join(parts) + "."
-    for before, after in setting["seeds_raised"]:
-        text += (
-            f" seeds.max was raised from {before} to {after} after results had been seen: the "
-            "error rates are those of a study that had planned so from the start."
-        )
-    return text
+    return " ".join(["; ".join(parts) + ".", *seeds_raised(setting)])

@@ -10,6 +10,7 @@ from typing import Any
 from nasctl.ablation import sentences
 from nasctl.ablation.analysis import Analysis, Finding, chosen_rates, value_of
 from nasctl.ablation.arms import Arm
+from nasctl.ablation.noise import noise_of
 from nasctl.ablation.study import Study
 from nasctl.effects import power
 from nasctl.stats import t_interval
@@ -259,24 +260,13 @@ def _interactions(study: Study, arms: Mapping[str, Mapping[str, Any]]) -> list[d
 
 def _power(study: Study, trials: Sequence[Trial]) -> dict[str, Any] | None:
     """What this study could have seen, from its own noise."""
-    from nasctl.ablation.analysis import units_of
-
-    units = units_of(study, trials)
-    pilot = {
-        name: [values[r] for r in sorted(values)]
-        for name, values in units.items()
-        if study.arms[name].role in ("baseline", "arm") and len(values) > 1
-    }
-    if len(pilot) < 2:
-        return None
-    n = min(len(v) for v in pilot.values())
-    noise = power.pilot({k: v[:n] for k, v in pilot.items()})
-    if noise.sd_difference is None:
+    noise = noise_of(study, trials)
+    if noise is None or noise.sd_difference is None:
         return None
     return {
         "sd": noise.sd,
         "correlation": noise.correlation,
-        "detectable": power.detectable_effect(n=n, sd=noise.sd_difference, alpha=study.alpha),
-        "units": n,
-        "source": f"the {n} seeds of this study that all arms have",
+        "detectable": power.detectable_effect(n=noise.n, sd=noise.sd_difference, alpha=study.alpha),
+        "units": noise.n,
+        "source": f"the {noise.n} seeds of this study that all arms have",
     }

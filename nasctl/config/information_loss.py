@@ -46,7 +46,7 @@ def load_information_loss(
         ConfigError: no such file; an unknown key or a wrong value, all of them at once.
     """
     path = locate(config, "ablate")
-    data = dict(guard.load(path, shown_as=path.name).data)
+    data = dict(guard.load(path, start="defaults: [ablate, _self_]").data)
     if "study" not in data:
         return None
     if (name := data.pop("study")) != STUDY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nasctl.ablation.sentences import seeds_raised
 from nasctl.report import text
 from nasctl.report.ablation.study import (
     ROLES,
@@ -107,6 +108,7 @@ def statistics(view: Json) -> list[str]:
             "early stops where the effect looks large: the bias-adjusted effect is corrected for "
             "that."
         )
+    found += seeds_raised(s)
     floors = [
         (int(c.get("n") or 0), c["sign_flip_smallest"])
         for c in view["comparisons"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasctl import precision, running
+from nasctl import precision
 from nasctl.ablation.build import CheckRecipe, Prepared, prepare_study, recipe_of
 from nasctl.ablation.job import AblationJob
 from nasctl.ablation.plan import NoSampler, Planned, StudyPlan, deadline
@@ -17,33 +16,39 @@ from nasctl.ablation.shared import Shared, read_shared
 from nasctl.ablation.study import training_key
 from nasctl.ablation.view import verdicts_of
 from nasctl.engine import Engine, EngineSettings
-from nasctl.environment import RUN_MARK, describe_environment
-from nasctl.errors import InterruptedSearchError, NasctlError
 from nasctl.evaluate import CHECKPOINTS, EvaluatorJob, TrainingJob
 from nasctl.executors import create_executor
 from nasctl.executors.base import Executor
-from nasctl.executors.surroundings import environ
 from nasctl.fields import canonical_json
 from nasctl.files import write_json
-from nasctl.interrupt import StopRequest, handling_signals
-from nasctl.latency import LatencySettings, measure_networks
+from nasctl.interrupt import StopRequest
+from nasctl.latency import LatencySettings
 from nasctl.ledger import Ledger
-from nasctl.plugins import Registry
 from nasctl.records import RunRecords
-from nasctl.rundir import Differences, OpenRun, open_run, record_artifacts
-from nasctl.search import Display, Tracking
-from nasctl.trial import Evaluation, Trial
+from nasctl.rundir import OpenRun
+from nasctl.runflow import (
+    Announcer,
+    RunRequest,
+    Tracking,
+    carry_out,
+    check_end,
+    drive,
+    measure_whole,
+    opened,
+)
 
 if TYPE_CHECKING:
     from nasctl.config.ablation import AblationConfig
 
 MAX_FAILURES = 20
 """Failed trainings in a row after which a study gives up."""
+FLUSH_S = 45.0
+"""A small study may be over before MLflow is imported and its new store has its tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationRequest:
-    """One call of `nasctl ablate`; the attributes are those of `search.SearchRequest`.
+class AblationRequest(RunRequest):
+    """One call of `nasctl ablate`.
 
     Attributes:
         check_recipe: what is wrong with a recipe that a factor has changed.
@@ -51,14 +56,6 @@ class AblationRequest:
     """
 
     config: AblationConfig
-    resolved: Mapping[str, Any]
-    config_text: str
-    command: str
-    fresh: bool
-    registry: Registry
-    differences: Differences
-    display: Display
-    track: Callable[[Path], Tracking]
     check_recipe: CheckRecipe
     publish: Callable[[Mapping[str, Any], Path], object]
 
@@ -74,37 +71,28 @@ def run_ablation(request: AblationRequest) -> RunRecords:
     config = request.config
     prepared = prepare_study(config, request.registry, request.check_recipe)
     directory = Path(config.output_dir) / config.name
-    environment = describe_environment()
+    environment, images = {}, None
     if config.evaluator == "train":
         on_gpu = config.executor.name == "inline" or config.executor.gpus > 0
         environment["precision"] = precision.effective(config.recipe.amp, may_use_gpu=on_gpu)
-    baseline = next(iter(prepared.study.arms.values()))
+        images = len(prepared.data_of(prepared.study.baseline).val_labels)
     meta = {
-        "command": request.command,
         "environment": environment,
-        "plugins": dict(request.registry.sources),
-        "validation_images": (
-            len(prepared.data_of(baseline).val_labels) if config.evaluator == "train" else None
-        ),
+        "validation_images": images,
         "study": prepared.study.to_json(),
-        "status": "RUNNING",
-        "seconds": 0.0,
     }
-    with (
-        handling_signals() as stop,
-        open_run(
-            directory,
-            config=request.resolved,
-            config_text=request.config_text,
-            meta=meta,
-            block_types=request.registry.blocks,
-            differences=request.differences,
-            fresh=request.fresh,
-        ) as run,
-        environ({RUN_MARK: run.ledger.meta("uid")}),
-    ):
+    with opened(request, directory, meta) as (run, stop):
         _allow_more_seeds(run.ledger, prepared.study.to_json())
-        return _Ablation(request, prepared, run, stop).run()
+        ablation = _Ablation(request, prepared, run, stop)
+        return carry_out(
+            request,
+            run,
+            stop,
+            work=ablation.work,
+            write=ablation.write,
+            publish=lambda records: request.publish(view_of(records), directory),
+            flush_s=FLUSH_S,
+        )
 
 
 def _allow_more_seeds(ledger: Ledger, study: Mapping[str, Any]) -> None:
@@ -127,37 +115,26 @@ class _Ablation:
         self._config = request.config
         self._prepared = prepared
         self._study = prepared.study
-        self._run = run
         self._ledger: Ledger = run.ledger
         self._directory = run.directory
         self._stop = stop
         self._display = request.display
-        self._began = time.monotonic()
-        self._seconds_before = float(run.ledger.meta("seconds", 0.0))
-        if run.moved is not None:
-            self._display.warning(f"the old run was moved to {run.moved}")
 
-    def run(self) -> RunRecords:
-        self._ledger.set_meta(status="RUNNING", exhausted_at=None)
-        tracking = self._request.track(self._directory)
+    def work(self, tracking: Tracking) -> None:
+        """Trains and measures."""
+        self._ledger.set_meta(exhausted_at=None)  # more seeds may be allowed now
         options = self._config.executor.model_dump(exclude={"name", "retries"})
         executor = create_executor(self._config.executor.name, **options)
-        try:
-            tracking.start()
-            self._train(executor, tracking)
-            with tracking.paused():  # nothing else may use the machine meanwhile
-                self._measure(executor)
-            self._finish("FINISHED", tracking)
-        except KeyboardInterrupt:
-            self._finish("INTERRUPTED", tracking)
-            raise self._interrupted() from None
-        except InterruptedSearchError:
-            self._finish("INTERRUPTED", tracking)
-            raise
-        except NasctlError:
-            self._finish("FAILED", tracking)
-            raise
-        return RunRecords(self._directory)
+        tracking.start()
+        self._train(executor, tracking)
+        with tracking.paused():  # nothing else may use the machine meanwhile
+            self._measure(executor)
+
+    def write(self, records: RunRecords) -> None:
+        """The verdicts, and everything else that a report shows."""
+        view = view_of(records)
+        write_json(self._directory / "verdicts.json", verdicts_of(view))
+        write_json(self._directory / "ablation.json", view)
 
     # -- training -----------------------------------------------------------------------------
 
@@ -184,7 +161,7 @@ class _Ablation:
             self._study,
             key=key,
             shared=shared.places.get,
-            may_go_on=deadline(self._config.budget_s, self._seconds_before),
+            may_go_on=deadline(self._config.budget_s, float(self._ledger.meta("seconds", 0.0))),
         )
 
     def _job(self, shared: Shared) -> AblationJob:
@@ -229,14 +206,14 @@ class _Ablation:
             settings=settings,
             source=plan,
             sampler=NoSampler(),
-            observer=_Both(self._display, tracking),
+            observer=Announcer(self._display, tracking),
             checkpoints=self._directory / CHECKPOINTS,
             warn=self._display.warning,
         )
         self._display.started(most, engine.trials, at_most=study.last > study.first)
         if plan.has_more({t.number: t for t in engine.trials}):
             self._display.phase("starting workers")
-            running.drive(
+            drive(
                 engine,
                 executor,
                 self._job(shared),
@@ -244,16 +221,7 @@ class _Ablation:
                 checkpoints=self._directory / CHECKPOINTS,
                 stop=self._stop,
             )
-        if engine.fatal is not None:
-            raise engine.fatal
-        if self._stop.exit_code:
-            raise self._interrupted()
-
-    def _interrupted(self) -> InterruptedSearchError:
-        return InterruptedSearchError(
-            f"stopped; everything finished is kept. To continue: {self._request.command}",
-            exit_code=self._stop.exit_code or 130,
-        )
+        check_end(engine, self._stop, self._request.command)
 
     # -- after training -----------------------------------------------------------------------
 
@@ -268,58 +236,12 @@ class _Ablation:
         todo = {k: v for k, v in todo.items() if k not in known}
         if not todo:
             return
-        self._display.phase(f"measuring {len(todo)} networks whole, alone on the machine")
-        settings = LatencySettings(**self._config.latency.model_dump(exclude={"name"}))
-        found = executor.run_exclusive(
-            lambda: measure_networks(
-                list(todo.values()),
-                settings,
-                canary_ms=None,
-                build_network=network.build,
-                progress=self._display.phase,
-            )
+        measure_whole(
+            list(todo.values()),
+            LatencySettings(**self._config.latency.model_dump(exclude={"name"})),
+            canary_ms=None,
+            build_network=network.build,
+            executor=executor,
+            ledger=self._ledger,
+            display=self._display,
         )
-        self._ledger.put_measurements({k: v.to_json() for k, v in found.items()})
-
-    def _finish(self, status: str, tracking: Tracking) -> None:
-        """Writes verdicts and report; after an interrupt too, so that there is always something."""
-        seconds = self._seconds_before + time.monotonic() - self._began
-        self._ledger.set_meta(status=status, seconds=seconds)
-        records = RunRecords(self._directory)
-        if records.trials():
-            view = view_of(records)
-            write_json(self._directory / "verdicts.json", verdicts_of(view))
-            write_json(self._directory / "ablation.json", view)
-            if status == "FINISHED":
-                self._display.phase("writing the report")
-            self._request.publish(view, self._directory)
-            record_artifacts(self._run, records.sealed())
-        # A small study may be over before MLflow is imported and its new store has its tables.
-        sent = tracking.close(45.0 if status == "FINISHED" else 3.0)
-        if not sent and status != "INTERRUPTED":
-            self._display.warning(
-                f"not everything reached the tracking store; later: nasctl sync {self._directory}"
-            )
-
-
-class _Both:
-    """Tells the display, and the tracker that there is something new."""
-
-    def __init__(self, display: Display, tracking: Tracking) -> None:
-        self._display = display
-        self._tracking = tracking
-
-    def trial_started(self, trial: Trial) -> None:
-        self._display.trial_started(trial)
-        self._tracking.poke()
-
-    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
-        self._display.epoch(trial, evaluation)
-        self._tracking.poke()
-
-    def trial_ended(self, trial: Trial) -> None:
-        self._display.trial_ended(trial)
-        self._tracking.poke()
-
-    def rejected(self, count: int) -> None:
-        """Nothing is rejected here."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nasctl.cli_ablate import ablate
-from nasctl.cli_common import command_line, print_json, say
+from nasctl.cli_common import command_line, print_json, run_options, say, say_places
 from nasctl.errors import ConfigError, InterruptedSearchError, NasctlError
 
 if TYPE_CHECKING:
@@ -42,15 +42,10 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--plugin", "plugins", multiple=True, metavar="MODULE",
-              help="Python module with your blocks, families, datasets, evaluators.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Show config, size, costs and time; train nothing.")
-@click.option("--fresh", is_flag=True, help="Move an existing run of that name aside first.")
-@click.option("--progress", type=click.Choice(["auto", "live", "plain", "none"]), default="auto",
-              help="How progress is shown on stderr.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the front as one JSON object.")
+@run_options(
+    dry_run="Show config, size, costs and time; train nothing.",
+    as_json="Print the front as one JSON object.",
+)
 def search(  # noqa: PLR0917 - click passes one argument per option
     config: str,
     overrides: tuple[str, ...],
@@ -77,7 +72,8 @@ def search(  # noqa: PLR0917 - click passes one argument per option
         return
     records = _search(loaded, registry, fresh=fresh, progress=progress, as_json=as_json)
     _show_front(records, as_json=as_json)
-    _show_places(records)
+    files = {"report": "report.html", "front": "front.json"}
+    say_places(records.directory, files, records.config.get("tracking") or {})
 
 
 def _search(
@@ -137,16 +133,6 @@ def _show_front(records: RunRecords, *, as_json: bool) -> None:
     from nasctl.terminal import print_front
 
     print_front(records.front, records.trials(), sys.stdout)
-
-
-def _show_places(records: RunRecords) -> None:
-    directory = records.directory
-    say(f"report    {directory / 'report.html'}")
-    say(f"front     {directory / 'front.json'}")
-    tracking = records.config.get("tracking") or {}
-    has_store = bool(tracking.get("uri")) or (directory.parent / "mlflow.db").exists()
-    if tracking.get("name") == "mlflow" and has_store:
-        say(f"MLflow    nasctl ui {directory}")
 
 
 @cli.command()

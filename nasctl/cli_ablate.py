@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nasctl.cli_common import command_line, print_json, say
+from nasctl.cli_common import command_line, print_json, run_options, say, say_places
 from nasctl.errors import ConfigError, InterruptedSearchError
 
 if TYPE_CHECKING:
@@ -19,17 +19,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--plugin", "plugins", multiple=True, metavar="MODULE",
-              help="Python module with your blocks, families, datasets, evaluators.")  # fmt: skip
-@click.option(
-    "--dry-run", is_flag=True, help="Show arms, trainings, time and power; train nothing."
+@run_options(
+    dry_run="Show arms, trainings, time and power; train nothing.",
+    as_json="Print the verdicts as one JSON list.",
 )
-@click.option("--fresh", is_flag=True, help="Move an existing run of that name aside first.")
-@click.option("--progress", type=click.Choice(["auto", "live", "plain", "none"]), default="auto",
-              help="How progress is shown on stderr.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as one JSON list.")
 def ablate(  # noqa: PLR0917 - click passes one argument per option
     config: str,
     overrides: tuple[str, ...],
@@ -60,10 +53,8 @@ def ablate(  # noqa: PLR0917 - click passes one argument per option
         return
     directory = _run(loaded, registry, fresh=fresh, progress=progress, as_json=as_json)
     _show(directory, as_json=as_json)
-    say(f"report    {directory / 'report.html'}")
-    say(f"verdicts  {directory / 'verdicts.json'}")
-    if (directory.parent / "mlflow.db").exists() or loaded.config.tracking.uri:
-        say(f"MLflow    nasctl ui {directory}")
+    files = {"report": "report.html", "verdicts": "verdicts.json"}
+    say_places(directory, files, loaded.resolved["tracking"])
 
 
 def _information_loss(loaded: LoadedInformationLoss, *, dry_run: bool, as_json: bool) -> None:

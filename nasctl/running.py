@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasctl import prepare
-from nasctl.engine import Engine
 from nasctl.evaluate import EvaluatorJob
 from nasctl.executors import create_executor
 from nasctl.executors.base import Executor, Job
 from nasctl.executors.inline import InlineExecutor
 from nasctl.executors.simulated import CLOCK, SimulatedExecutor
-from nasctl.interrupt import StopRequest
 from nasctl.ledger import Ledger
 from nasctl.plugins import Registry
 from nasctl.prepare import Problem
@@ -64,35 +61,6 @@ def clock_of(executor: Executor) -> Callable[[], float]:
 def are_grouped(executor: Executor) -> bool:
     """Whether trainings may be lookups, of which a commit for each would be most of the time."""
     return isinstance(executor, SimulatedExecutor | InlineExecutor)
-
-
-def drive(
-    engine: Engine,
-    executor: Executor,
-    job: Job,
-    *,
-    ledger: Ledger,
-    checkpoints: Path,
-    stop: StopRequest,
-) -> None:
-    """Trains until the engine is done, or a signal asks for the end.
-
-    Args:
-        checkpoints: folder of those that workers keep; removed where none is left.
-    """
-
-    def request_stop() -> None:
-        engine.stop_requested = True
-
-    checkpoints.mkdir(exist_ok=True)
-    stop.on_stop(request_stop)
-    try:
-        with ledger.grouped() if are_grouped(executor) else contextlib.nullcontext():
-            executor.run(engine, job)
-    finally:
-        stop.on_stop(None)
-        with contextlib.suppress(OSError):  # of trials that are not over there are some
-            checkpoints.rmdir()
 
 
 def note_simulation(executor: Executor, ledger: Ledger) -> str | None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nasctl import precision, prepare, running
 from nasctl.candidates import CandidateSource
 from nasctl.engine import Engine, EngineSettings
-from nasctl.environment import RUN_MARK, describe_environment
-from nasctl.errors import InterruptedSearchError, NasctlError
 from nasctl.evaluate import CHECKPOINTS
 from nasctl.executors.base import Executor
-from nasctl.executors.surroundings import environ
 from nasctl.files import write_json
 from nasctl.front import (
     Entry,
@@ -27,19 +22,26 @@ from nasctl.front import (
     near_front_entries,
 )
 from nasctl.halving import continued
-from nasctl.interrupt import StopRequest, handling_signals
-from nasctl.latency import measure_networks
+from nasctl.interrupt import StopRequest
 from nasctl.ledger import Ledger
-from nasctl.observer import Observer
-from nasctl.plugins import Registry
 from nasctl.prepare import Problem
 from nasctl.pricing import Pricer, Tables, latency_settings, make_pricer
 from nasctl.records import RunRecords
 from nasctl.references import reference_trials
-from nasctl.rundir import Differences, OpenRun, open_run, record_artifacts
+from nasctl.rundir import OpenRun
+from nasctl.runflow import (
+    Announcer,
+    RunRequest,
+    Tracking,
+    carry_out,
+    check_end,
+    drive,
+    measure_whole,
+    opened,
+)
 from nasctl.samplers import SamplerContext, create_sampler, sampler_note
 from nasctl.space import measure_space
-from nasctl.trial import Evaluation, Trial
+from nasctl.trial import Trial
 
 if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
@@ -48,46 +50,16 @@ NEAR_FRONT_LIMIT = 24
 """How many networks are measured whole at the end, front members first."""
 
 
-class Display(Observer, Protocol):
-    """What the flow tells its user, besides the trials."""
-
-    def phase(self, text: str) -> None: ...
-    def warning(self, text: str) -> None: ...
-    def front(self, size: int, hypervolume: float) -> None: ...
-    def started(self, total: int, trials: Iterable[Trial], *, at_most: bool = False) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class SearchRequest:
+class SearchRequest(RunRequest):
     """One call of `nasctl search`.
 
     Attributes:
-        resolved: the configuration as plain values; `config_text` is the same as YAML.
-        command: as typed, for the record.
-        differences: see `rundir.open_run`.
-        track: makes the projection of the run in a folder into its tracking store.
         publish: writes the report of a run into its folder.
     """
 
     config: SearchConfig
-    resolved: Mapping[str, Any]
-    config_text: str
-    command: str
-    fresh: bool
-    registry: Registry
-    differences: Differences
-    display: Display
-    track: Callable[[Path], Tracking]
     publish: Callable[[RunRecords], None]
-
-
-class Tracking(Protocol):
-    """The projection of a run into a tracking store."""
-
-    def start(self) -> None: ...
-    def poke(self) -> None: ...
-    def paused(self) -> contextlib.AbstractContextManager[None]: ...
-    def close(self, flush_seconds: float) -> bool: ...
 
 
 def run_search(request: SearchRequest) -> RunRecords:
@@ -102,29 +74,18 @@ def run_search(request: SearchRequest) -> RunRecords:
     problem = prepare.load_problem(config, request.registry)
     prepare.check_metrics(config, problem)
     directory = Path(config.output_dir) / config.name
-    meta = {
-        "command": request.command,
-        "environment": describe_environment(),
-        "plugins": dict(request.registry.sources),
-        "validation_images": problem.validation_images,
-        "status": "RUNNING",
-        "seconds": 0.0,
-    }
-    with (
-        handling_signals() as stop,
-        open_run(
-            directory,
-            config=request.resolved,
-            config_text=request.config_text,
-            meta=meta,
-            block_types=request.registry.blocks,
-            differences=request.differences,
-            fresh=request.fresh,
-        ) as run,
-        # What it starts can be found by this, should it ever be left behind.
-        environ({RUN_MARK: run.ledger.meta("uid")}),
-    ):
-        return _Search(request, problem, run, stop).run()
+    meta = {"validation_images": problem.validation_images}
+    with opened(request, directory, meta) as (run, stop):
+        search = _Search(request, problem, run, stop)
+        return carry_out(
+            request,
+            run,
+            stop,
+            work=search.work,
+            write=search.write,
+            publish=request.publish,
+            flush_s=20.0,
+        )
 
 
 class _Search:
@@ -136,42 +97,32 @@ class _Search:
         self._request = request
         self._config = request.config
         self._problem = problem
-        self._run = run
         self._ledger: Ledger = run.ledger
         self._directory = run.directory
         self._checkpoints = run.directory / CHECKPOINTS
         self._stop = stop
         self._display = request.display
-        self._began = time.monotonic()
-        self._seconds_before = float(run.ledger.meta("seconds", 0.0))
-        if run.moved is not None:
-            self._display.warning(f"the old run was moved to {run.moved}")
 
-    def run(self) -> RunRecords:
-        self._ledger.set_meta(status="RUNNING")
-        tracking = self._request.track(self._directory)
-        try:
-            price = self._price()
-            executor = running.make_executor(self._config, self._problem, self._ledger)
-            engine = self._engine(price, tracking, running.clock_of(executor))
-            tracking.start()
-            self._train(engine, executor)
-            with tracking.paused():  # nothing else may use the machine meanwhile
-                self._measure_front(price, executor)
-            self._finish("FINISHED", tracking)
-        except KeyboardInterrupt:
-            self._finish("INTERRUPTED", tracking)
-            raise self._interrupted() from None
-        except InterruptedSearchError:
-            self._finish("INTERRUPTED", tracking)
-            raise
-        except NasctlError:
-            self._finish("FAILED", tracking)
-            raise
-        return self._records()
+    def work(self, tracking: Tracking) -> None:
+        """Prices, trains, measures."""
+        price = self._price()
+        executor = running.make_executor(self._config, self._problem, self._ledger)
+        engine = self._engine(price, tracking, running.clock_of(executor))
+        tracking.start()
+        self._train(engine, executor)
+        with tracking.paused():  # nothing else may use the machine meanwhile
+            self._measure_front(price, executor)
 
-    def _records(self) -> RunRecords:
-        return RunRecords(self._directory)
+    def write(self, records: RunRecords) -> None:
+        """The front, and beside the weights of its members what they are of."""
+        write_json(self._directory / "front.json", records.front)
+        members = records.front_ids()
+        for entry in records.entries:
+            if entry.arch_id in members:
+                write_json(
+                    self._directory / "weights" / f"{entry.arch_id}.json",
+                    entry.architecture.to_json(),
+                )
 
     # -- before training ----------------------------------------------------------------------
 
@@ -253,7 +204,7 @@ class _Search:
             settings=settings,
             source=source,
             sampler=create_sampler(config.sampler.name, config.sampler.options, context),
-            observer=_Both(self._display, tracking, self._front),
+            observer=Announcer(self._display, tracking, self._join_front),
             references=reference_trials(
                 self._problem.references, price, seed=config.seed, epochs=config.recipe.epochs
             ),
@@ -262,6 +213,10 @@ class _Search:
             warn=self._display.warning,
             clock=clock,
         )
+
+    def _join_front(self, trial: Trial) -> None:
+        if not trial.is_reference and self._front.add(trial):
+            self._display.front(self._front.size, self._front.hypervolume)
 
     # -- training -----------------------------------------------------------------------------
 
@@ -275,7 +230,7 @@ class _Search:
                 self._config, self._problem, self._request.registry, self._directory
             )
             try:
-                running.drive(
+                drive(
                     engine,
                     executor,
                     job,
@@ -286,20 +241,11 @@ class _Search:
             finally:
                 if (note := running.note_simulation(executor, self._ledger)) is not None:
                     self._display.phase(note)
-        if engine.fatal is not None:
-            raise engine.fatal
-        if self._stop.exit_code:
-            raise self._interrupted()
+        check_end(engine, self._stop, self._request.command)
         if engine.exhausted:
             self._display.warning(
                 f"the space is exhausted after {len(engine.trials)} of {self._config.trials} trials"
             )
-
-    def _interrupted(self) -> InterruptedSearchError:
-        return InterruptedSearchError(
-            f"stopped; everything finished is kept. To continue: {self._request.command}",
-            exit_code=self._stop.exit_code or 130,
-        )
 
     # -- after training -----------------------------------------------------------------------
 
@@ -325,73 +271,19 @@ class _Search:
             todo += [e for e in references if e.arch_id not in measured]
             if not todo:
                 return
-            self._display.phase(f"measuring {len(todo)} networks whole, alone on the machine")
             self._measure(todo, price.latency.canary_ms, executor)
 
     def _measure(self, todo: list[Entry], canary_ms: float, executor: Executor) -> None:
         from search_spaces import network
 
-        settings = latency_settings(self._config)
         published = {r.architecture.id for r in self._problem.references}
         own_build = self._problem.family.build or network.build
-        found = executor.run_exclusive(
-            lambda: measure_networks(
-                [e.architecture for e in todo],
-                settings,
-                canary_ms=canary_ms,
-                build_network=lambda a: network.build(a) if a.id in published else own_build(a),
-                progress=self._display.phase,
-            )
+        measure_whole(
+            [e.architecture for e in todo],
+            latency_settings(self._config),
+            canary_ms=canary_ms,
+            build_network=lambda a: network.build(a) if a.id in published else own_build(a),
+            executor=executor,
+            ledger=self._ledger,
+            display=self._display,
         )
-        self._ledger.put_measurements({k: v.to_json() for k, v in found.items()})
-
-    def _finish(self, status: str, tracking: Tracking) -> None:
-        """Writes front and report; also after an interrupt, so that there is always something."""
-        seconds = self._seconds_before + time.monotonic() - self._began
-        self._ledger.set_meta(status=status, seconds=seconds)
-        records = self._records()
-        if records.trials():
-            write_json(self._directory / "front.json", records.front)
-            members = records.front_ids()
-            for entry in records.entries:
-                if entry.arch_id in members:
-                    write_json(
-                        self._directory / "weights" / f"{entry.arch_id}.json",
-                        entry.architecture.to_json(),
-                    )
-            if status == "FINISHED":
-                self._display.phase("writing the report")
-            self._request.publish(records)
-            record_artifacts(self._run, records.sealed())
-        # An interrupted search sends the rest when it is continued: no word about it now.
-        sent = tracking.close(20.0 if status == "FINISHED" else 3.0)
-        if not sent and status != "INTERRUPTED":
-            self._display.warning(
-                f"not everything reached the tracking store; later: nasctl sync {self._directory}"
-            )
-
-
-class _Both:
-    """Tells the display, with the front so far, and the tracker that there is something new."""
-
-    def __init__(self, display: Display, tracking: Tracking, front: FrontSoFar) -> None:
-        self._display = display
-        self._tracking = tracking
-        self._front = front
-
-    def trial_started(self, trial: Trial) -> None:
-        self._display.trial_started(trial)
-        self._tracking.poke()
-
-    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
-        self._display.epoch(trial, evaluation)
-        self._tracking.poke()
-
-    def trial_ended(self, trial: Trial) -> None:
-        if not trial.is_reference and self._front.add(trial):
-            self._display.front(self._front.size, self._front.hypervolume)
-        self._display.trial_ended(trial)
-        self._tracking.poke()
-
-    def rejected(self, count: int) -> None:
-        self._display.rejected(count)

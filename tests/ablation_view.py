@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from statistics import fmean, stdev
 from typing import Any
 
@@ -328,3 +329,34 @@ def in_metric(metric: str) -> dict[str, Any]:
     for comparison in made["comparisons"]:
         comparison["metric"] = metric
     return made
+
+
+VIEWS = {
+    "finished": study,
+    "interrupted": interrupted,
+    "empty": empty,
+    "blind": blind,
+    "hostile": hostile,
+    "many": many,
+    "other metric": lambda: in_metric("top5_error"),
+    "metric that is bad TeX": lambda: in_metric("a$_{b$"),
+}
+
+
+def section(page: str, name: str) -> str:
+    """One section of a report's page."""
+    found = re.search(rf'<section id="{name}".*?</section>', page, re.S)
+    assert found, name
+    return found[0]
+
+
+def rows(part: str) -> list[list[str]]:
+    """Cells of each row of a table's body, their tags replaced by spaces."""
+    body = part[part.index("<tbody>") : part.index("</tbody>")]
+    return [
+        [
+            " ".join(re.sub(r"<[^>]*>", " ", c.replace("<wbr>", "")).split())
+            for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        ]
+        for row in re.findall(r"<tr.*?</tr>", body, re.S)
+    ]

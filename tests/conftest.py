@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +15,21 @@ def _subnormal_numbers() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a test, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of plotly.js on each page of a report would only slow tests down."""
+    from nasctl.report import write
+
+    original = write._asset
+    monkeypatch.setattr(
+        write, "_asset", lambda n: "/* plotly */" if n.startswith("plotly") else original(n)
+    )

@@ -6,70 +6,34 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nasctl.errors import EnvironmentProblemError
-from nasctl.report import write as shared
 from nasctl.report.ablation import render_ablation_html, write_ablation_report
 from nasctl.report.ablation.charts import window
 from nasctl.report.ablation.study import Unit, cleaned, percent, probability
 
 from . import ablation_view as sample
+from .ablation_view import rows, section
 from .test_report import _Page as Page
 from .test_report import chart_data
 
-VIEWS = {
-    "finished": sample.study,
-    "interrupted": sample.interrupted,
-    "empty": sample.empty,
-    "blind": sample.blind,
-    "hostile": sample.hostile,
-    "many": sample.many,
-    "other metric": lambda: sample.in_metric("top5_error"),
-    "metric that is bad TeX": lambda: sample.in_metric("a$_{b$"),
-}
-ALL = pytest.mark.parametrize("name", VIEWS)
+ALL = pytest.mark.parametrize("name", sample.VIEWS)
 
 
-@pytest.fixture(autouse=True)
-def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A megabyte of plotly.js on each page would only slow these tests down."""
-    original = shared._asset
-    monkeypatch.setattr(
-        shared, "_asset", lambda n: "/* plotly */" if n.startswith("plotly") else original(n)
-    )
+pytestmark = pytest.mark.usefixtures("small_pages")
 
 
 def visible(view: dict[str, Any]) -> str:
     return " ".join(Page(render_ablation_html(view)).visible().split())
 
 
-def section(page: str, name: str) -> str:
-    found = re.search(rf'<section id="{name}".*?</section>', page, re.S)
-    assert found, name
-    return found[0]
-
-
-def rows(part: str) -> list[list[str]]:
-    """Cells of each row of a table's body, their tags replaced by spaces."""
-    body = part[part.index("<tbody>") : part.index("</tbody>")]
-    return [
-        [
-            " ".join(re.sub(r"<[^>]*>", " ", c.replace("<wbr>", "")).split())
-            for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
-        ]
-        for row in re.findall(r"<tr.*?</tr>", body, re.S)
-    ]
-
-
 @ALL
 def test_nothing_outside_and_no_number_that_json_lacks(name: str) -> None:
-    source = render_ablation_html(VIEWS[name]())
+    source = render_ablation_html(sample.VIEWS[name]())
     page = Page(source)
     for tag, attributes in page.tags:
         for key in ("src", "href", "action", "data", "poster"):
@@ -82,7 +46,7 @@ def test_nothing_outside_and_no_number_that_json_lacks(name: str) -> None:
 
 @ALL
 def test_every_chart_has_its_place(name: str) -> None:
-    source = render_ablation_html(VIEWS[name]())
+    source = render_ablation_html(sample.VIEWS[name]())
     data = chart_data(source)
     ids = re.findall(r'<div class="plot[^"]*" id="(\w+)"', source)
     expected = ["forest"] if data["rows"] else []
@@ -340,63 +304,6 @@ def test_an_empty_study(tmp_path: Path) -> None:
     assert paths[1].read_bytes().startswith(b"\x89PNG")
 
 
-def test_four_files_that_agree(tmp_path: Path) -> None:
-    view = sample.study()
-    paths = write_ablation_report(view, tmp_path)
-    assert [p.name for p in paths] == ["report.html", "report.png", "report.csv", "report.md"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
-    png = paths[1].read_bytes()
-    assert png.startswith(b"\x89PNG")
-    assert int.from_bytes(png[16:20], "big") == 2400  # width
-    found = list(csv.DictReader(io.StringIO(paths[2].read_text())))
-    given = [(arm, v) for arm in view["arms"] for v in arm["values"]]
-    assert len(found) == len(given) == 30
-    for row, (arm, value) in zip(found, given, strict=True):
-        assert (row["arm"], row["role"], row["arch_id"]) == (
-            arm["name"], arm["role"], arm["arch_id"]
-        )  # fmt: skip
-        assert row["accuracy"] == ("" if value["accuracy"] is None else str(value["accuracy"]))
-        assert (row["seed"], row["split"]) == (str(value["seed"]), "0")
-        assert row["level.kernel_size"] == arm["levels"]["kernel_size"]
-        assert row["macs"] == str(arm["cost"]["macs"])
-        assert row["latency_ms"] == str(arm["cost"].get("latency_ms", ""))
-        assert float(row["lr"]) == arm["lr"]
-    failed = [r for r in found if r["state"] == "FAILED"]
-    assert [r["error"] for r in failed] == ["the loss is not finite"]
-    assert [r["arm"] for r in found if r["shared_from"]] == ["baseline, other names"]
-    raw = rows(section(paths[0].read_text(), "trainings"))
-    assert len(raw) == 30
-    assert raw[0][:6] == ["baseline", "0", "0", "0", "0.4", found[0]["accuracy"].ljust(6, "0")]
-    summary = paths[3].read_text()
-    assert "![Effects and learning curves](<report.png>)" in summary
-    for comparison in view["comparisons"]:
-        assert comparison["name"] in summary
-    first = view["comparisons"][0]
-    assert f"- **supported**: {first['sentence'].replace('<', '&lt;')}" in summary
-    assert f"| relu6 against linear | supported | {100 * first['effect']:+.2f} |" in summary
-    assert view["command"] in summary
-    mask = os.umask(0)
-    os.umask(mask)
-    assert paths[0].stat().st_mode & 0o777 == 0o666 & ~mask
-
-
-def test_the_learning_rate_of_a_training_is_its_own(tmp_path: Path) -> None:
-    view = sample.study()
-    view["arms"][0]["values"][1]["lr"] = 0.05
-    paths = write_ablation_report(view, tmp_path / "mine.html")
-    assert [p.name for p in paths] == ["mine.html", "mine.png", "mine.csv", "mine.md"]
-    found = list(csv.DictReader(io.StringIO(paths[2].read_text())))
-    assert [r["lr"] for r in found[:3]] == ["0.4", "0.05", "0.4"]
-
-
-@pytest.mark.parametrize("name", ["interrupted", "many", "other metric", "metric that is bad TeX"])
-def test_every_kind_of_study_can_be_written(name: str, tmp_path: Path) -> None:
-    view = VIEWS[name]()
-    before = json.dumps(view)
-    assert all(p.stat().st_size > 0 for p in write_ablation_report(view, tmp_path))
-    assert json.dumps(view) == before  # only read
-
-
 def test_a_metric_without_points() -> None:
     view = sample.in_metric("top5_error")
     source = render_ablation_html(view)
@@ -406,22 +313,6 @@ def test_a_metric_without_points() -> None:
     assert "points" not in Page(source).visible()
     raw = rows(section(source, "trainings"))
     assert float(raw[0][5]) == pytest.approx(view["arms"][0]["values"][0]["top5_error"], rel=1e-2)
-
-
-def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = {p: p.read_bytes() for p in write_ablation_report(sample.study(), tmp_path)}
-    calls = 0
-
-    def full(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EnvironmentProblemError, match="No space left on device"):
-        write_ablation_report(sample.blind(), tmp_path)
-    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == old
 
 
 def test_numbers_that_json_lacks_are_unknown() -> None:

@@ -183,7 +183,7 @@ def test_the_terminal_shows_verdicts_controls_arms_and_the_setting() -> None:
     assert any(line.startswith("better ") and "1,500" in line for line in lines)
     assert "In this setting: digits (val), 2 epochs; one learning rate; as they are;" in text
     raised = view_of(study(), play(study(), outcomes(0.05, 0.1)), seeds_raised=[[5, 10]])
-    assert "After results had been seen, seeds.max was raised from 5 to 10" in " ".join(summary(raised).split())
+    assert "After results had been seen, seeds.max was raised" in " ".join(summary(raised).split())
 
 
 def test_a_broken_arm_is_refuted_quickly() -> None:

@@ -23,8 +23,8 @@ LAYERS: list[set[str]] = [
      "runlock",
      "rungs", "records", "references", "front", "budget", "history", "plugins", "evaluate",
      "tables", "interrupt", "tracking"},
-    {"executors", "prepare", "pricing", "replay", "running", "search", "dryrun", "ablation",
-     "ablate"},
+    {"executors", "prepare", "pricing", "replay", "running", "runflow", "search", "dryrun",
+     "ablation", "ablate"},
     {"config", "report", "profile", "doctor*", "progress*", "terminal", "outputs"},
     {"api", "cli*", "__main__"},
 ]  # fmt: skip

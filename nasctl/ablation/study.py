@@ -81,6 +81,11 @@ class Study:
     seed: int
     chance: float | None
 
+    @property
+    def baseline(self) -> Arm:
+        """What everything is compared with."""
+        return next(iter(self.arms.values()))
+
     def to_json(self) -> dict[str, Any]:
         """As the ledger keeps it, written before anything trains."""
         plain = dataclasses.asdict(dataclasses.replace(self, arms={}))

@@ -1,0 +1,266 @@
+"""Layer 4: what every run of trainings goes through: opened, driven, ended, whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nasctl.arch import Architecture
+from nasctl.engine import Engine
+from nasctl.environment import RUN_MARK, describe_environment
+from nasctl.errors import InterruptedSearchError, NasctlError
+from nasctl.executors.base import Executor, Job
+from nasctl.executors.surroundings import environ
+from nasctl.interrupt import StopRequest, handling_signals
+from nasctl.latency import LatencySettings, measure_networks
+from nasctl.ledger import Ledger
+from nasctl.observer import Observer
+from nasctl.plugins import Registry
+from nasctl.records import RunRecords
+from nasctl.rundir import Differences, OpenRun, open_run, record_artifacts
+from nasctl.running import are_grouped
+from nasctl.trial import Evaluation, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Display(Observer, Protocol):
+    """What a run tells its user, besides the trials."""
+
+    def phase(self, text: str) -> None: ...
+    def warning(self, text: str) -> None: ...
+    def front(self, size: int, hypervolume: float) -> None: ...
+    def started(self, total: int, trials: Iterable[Trial], *, at_most: bool = False) -> None: ...
+
+
+class Tracking(Protocol):
+    """The projection of a run into a tracking store."""
+
+    def start(self) -> None: ...
+    def poke(self) -> None: ...
+    def paused(self) -> contextlib.AbstractContextManager[None]: ...
+    def close(self, flush_seconds: float) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """One call of a command that trains.
+
+    Attributes:
+        resolved: the configuration as plain values; `config_text` is the same as YAML.
+        command: as typed, for the record.
+        differences: see `rundir.open_run`.
+        track: makes the projection of the run in a folder into its tracking store.
+    """
+
+    resolved: Mapping[str, Any]
+    config_text: str
+    command: str
+    fresh: bool
+    registry: Registry
+    differences: Differences
+    display: Display
+    track: Callable[[Path], Tracking]
+
+
+@contextlib.contextmanager
+def opened(
+    request: RunRequest, directory: Path, meta: Mapping[str, Any]
+) -> Iterator[tuple[OpenRun, StopRequest]]:
+    """The run in its folder, created or continued, and what its signals ask for.
+
+    Args:
+        meta: what is stored when the run is created, besides what all runs have; `environment` is
+            added to.
+    """
+    everything = {
+        "command": request.command,
+        "plugins": dict(request.registry.sources),
+        "status": "RUNNING",
+        "seconds": 0.0,
+        **meta,
+        "environment": {**describe_environment(), **meta.get("environment", {})},
+    }
+    with (
+        handling_signals() as stop,
+        open_run(
+            directory,
+            config=request.resolved,
+            config_text=request.config_text,
+            meta=everything,
+            block_types=request.registry.blocks,
+            differences=request.differences,
+            fresh=request.fresh,
+        ) as run,
+        # What it starts can be found by this, should it ever be left behind.
+        environ({RUN_MARK: run.ledger.meta("uid")}),
+    ):
+        if run.moved is not None:
+            request.display.warning(f"the old run was moved to {run.moved}")
+        yield run, stop
+
+
+def carry_out(
+    request: RunRequest,
+    run: OpenRun,
+    stop: StopRequest,
+    *,
+    work: Callable[[Tracking], None],
+    write: Callable[[RunRecords], None],
+    publish: Callable[[RunRecords], object],
+    flush_s: float,
+) -> RunRecords:
+    """Does the work of a run, and leaves what it has come to, also after an interrupt or an error.
+
+    Args:
+        work: everything up to the last result; starts the tracking itself.
+        write: results into the run's folder; not called if no trial was begun.
+        publish: the report, after that.
+        flush_s: how long the tracking store may take at the end, in seconds.
+
+    Raises:
+        InterruptedSearchError: a signal stopped it.
+        NasctlError: what `work` raises.
+    """
+    began, before = time.monotonic(), float(run.ledger.meta("seconds", 0.0))
+    display, directory = request.display, run.directory
+    run.ledger.set_meta(status="RUNNING")
+    tracking = request.track(directory)
+
+    def finish(status: str) -> RunRecords:
+        run.ledger.set_meta(status=status, seconds=before + time.monotonic() - began)
+        records = RunRecords(directory)
+        if records.trials():
+            write(records)
+            if status == "FINISHED":
+                display.phase("writing the report")
+            publish(records)
+            record_artifacts(run, records.sealed())
+        # An interrupted run sends the rest when it is continued: no word about it now.
+        sent = tracking.close(flush_s if status == "FINISHED" else 3.0)
+        if not sent and status != "INTERRUPTED":
+            display.warning(
+                f"not everything reached the tracking store; later: nasctl sync {directory}"
+            )
+        return records
+
+    try:
+        work(tracking)
+        return finish("FINISHED")
+    except KeyboardInterrupt:
+        finish("INTERRUPTED")
+        raise interrupted(stop, request.command) from None
+    except InterruptedSearchError:
+        finish("INTERRUPTED")
+        raise
+    except NasctlError:
+        finish("FAILED")
+        raise
+
+
+def interrupted(stop: StopRequest, command: str) -> InterruptedSearchError:
+    """What a run that a signal stopped ends with."""
+    return InterruptedSearchError(
+        f"stopped; everything finished is kept. To continue: {command}",
+        exit_code=stop.exit_code or 130,
+    )
+
+
+def drive(
+    engine: Engine,
+    executor: Executor,
+    job: Job,
+    *,
+    ledger: Ledger,
+    checkpoints: Path,
+    stop: StopRequest,
+) -> None:
+    """Trains until the engine is done, or a signal asks for the end.
+
+    Args:
+        checkpoints: folder of those that workers keep; removed where none is left.
+    """
+
+    def request_stop() -> None:
+        engine.stop_requested = True
+
+    checkpoints.mkdir(exist_ok=True)
+    stop.on_stop(request_stop)
+    try:
+        with ledger.grouped() if are_grouped(executor) else contextlib.nullcontext():
+            executor.run(engine, job)
+    finally:
+        stop.on_stop(None)
+        with contextlib.suppress(OSError):  # of trials that are not over there are some
+            checkpoints.rmdir()
+
+
+def check_end(engine: Engine, stop: StopRequest, command: str) -> None:
+    """Raises why the trainings ended, if they did not come to their end."""
+    if engine.fatal is not None:
+        raise engine.fatal
+    if stop.exit_code:
+        raise interrupted(stop, command)
+
+
+def measure_whole(
+    architectures: Sequence[Architecture],
+    settings: LatencySettings,
+    *,
+    canary_ms: float | None,
+    build_network: Callable[[Architecture], nn.Module],
+    executor: Executor,
+    ledger: Ledger,
+    display: Display,
+) -> None:
+    """The latency of networks, one by one and alone on the machine, into the ledger."""
+    display.phase(f"measuring {len(architectures)} networks whole, alone on the machine")
+    found = executor.run_exclusive(
+        lambda: measure_networks(
+            architectures,
+            settings,
+            canary_ms=canary_ms,
+            build_network=build_network,
+            progress=display.phase,
+        )
+    )
+    ledger.put_measurements({k: v.to_json() for k, v in found.items()})
+
+
+class Announcer:
+    """Tells the display what happens to trials, and the tracking that there is something new.
+
+    Args:
+        before_end: called with a trial that has ended before the display is.
+    """
+
+    def __init__(
+        self,
+        display: Display,
+        tracking: Tracking,
+        before_end: Callable[[Trial], None] = lambda _: None,
+    ) -> None:
+        self._display = display
+        self._tracking = tracking
+        self._before_end = before_end
+
+    def trial_started(self, trial: Trial) -> None:
+        self._display.trial_started(trial)
+        self._tracking.poke()
+
+    def epoch(self, trial: Trial, evaluation: Evaluation) -> None:
+        self._display.epoch(trial, evaluation)
+        self._tracking.poke()
+
+    def trial_ended(self, trial: Trial) -> None:
+        self._before_end(trial)
+        self._display.trial_ended(trial)
+        self._tracking.poke()
+
+    def rejected(self, count: int) -> None:
+        self._display.rejected(count)

@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -e '.[cluster,dev]'
 	touch $@
 
 clean:

@@ -41,6 +41,7 @@ def _arm(rng: random.Random, name: str, role: str, centre: float, **more: Any) -
     mean = [fmean(known) + rng.gauss(0, 0.02 / e) - 0.35 / e**1.4 + 0.35 / 8**1.4 for e in epochs]
     return {
         "name": name,
+        "label": name,
         "role": role,
         "levels": {"bottleneck_activation": "linear", "kernel_size": "3"},
         "arch_id": f"{rng.getrandbits(48):012x}",

@@ -174,6 +174,15 @@ def test_arms_have_means_costs_and_every_value() -> None:
     assert 0 < view["power"]["detectable"] < 0.1
 
 
+def test_the_baseline_says_what_it_has_where_other_arms_differ() -> None:
+    made = study()
+    made = dataclasses.replace(made, arms={**made.arms, BASELINE: arm(BASELINE, "baseline", k="3")})
+    view = view_of(made, play(made, outcomes(0.05, 0.1)))
+    assert [a["label"] for a in view["arms"]] == ["baseline (k=3)", "better", POSITIVE, SAME]
+    assert view["arms"][0]["name"] == view["baseline"] == BASELINE
+    assert any(line.startswith("baseline (k=3)  ") for line in summary(view).splitlines())
+
+
 def test_the_terminal_shows_verdicts_controls_arms_and_the_setting() -> None:
     text = summary(view_of(study(), play(study(), outcomes(0.05, 0.1))))
     lines = text.splitlines()

@@ -40,7 +40,7 @@ def arms_table(view: Mapping[str, Any]) -> Iterator[str]:
         interval = arm["interval"]
         rows.append(
             [
-                arm["name"],
+                arm["label"],
                 str(arm["n"]),
                 "-" if arm["mean"] is None else f"{arm['mean']:.4f}",
                 f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "-",

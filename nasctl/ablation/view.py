@@ -125,6 +125,7 @@ def _arm(
         cost["latency_ms"] = latency["p50_ms"]
     return {
         "name": arm.name,
+        "label": _label(arm),
         "role": arm.role,
         "levels": dict(arm.levels),
         "arch_id": arm.architecture.id,
@@ -140,6 +141,13 @@ def _arm(
         "curve": _curve(verdict, study.metric),
         "failed": sum(t.state is State.FAILED for t in verdict),
     }
+
+
+def _label(arm: Arm) -> str:
+    """The name, and of the baseline what it has where other arms have something else."""
+    if arm.role != "baseline" or not arm.levels:
+        return arm.name
+    return f"{arm.name} ({', '.join(f'{f}={level}' for f, level in arm.levels.items())})"
 
 
 def _rates(arm: Arm, study: Study, trials: Sequence[Trial]) -> list[dict[str, float]]:

@@ -78,7 +78,9 @@ def _of_run(run: str, arch_id: str, block_types: Mapping[str, type[Block]] | Non
     found = [i for i in known if i.startswith(arch_id)]
     if not found:
         guess = nearest(arch_id, known)
-        hint = f"; did you mean {guess}?" if guess else f"; nasctl front {directory} lists some"
+        where = "has those of all arms" if records.is_ablation else "lists some"
+        view = "its report.csv" if records.is_ablation else f"nasctl front {directory}"
+        hint = f"; did you mean {guess}?" if guess else f"; {view} {where}"
         raise ConfigError(f"{run}:{arch_id}: no such network among the {len(known)} here{hint}")
     if len(found) > 1:
         shown = ", ".join(sorted(found)[:5]) + (", ..." if len(found) > 5 else "")

@@ -144,6 +144,9 @@ def test_a_study_of_real_trainings_leaves_everything(desk: Desk) -> None:
     assert (desk.folder / "elsewhere" / "r.html").is_file()
     _, err = desk.run("front", "runs/digits", code=2)
     assert "an ablation study has verdicts and no front" in err
+    _, err = desk.run("profile", "runs/digits:zzz", code=2)
+    assert "runs/digits:zzz: no such network among the" in err
+    assert err.endswith("here; its report.csv has those of all arms\n")
 
 
 def _in_mlflow(desk: Desk, trainings: int) -> None:

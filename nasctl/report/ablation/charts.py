@@ -101,7 +101,7 @@ def _curve(arm: Json) -> dict[str, Any] | None:
         return None
     banded = [r for r in found if r[2] is not None and r[3] is not None]
     return {
-        "name": str(arm["name"]),
+        "name": str(arm["label"]),
         "base": arm["role"] == "baseline",
         "control": arm["role"] in CONTROLS,
         "line": [[r[0], r[1]] for r in found],

@@ -136,7 +136,7 @@ def _arms(view: Json) -> list[str]:
         ends = mean_interval(arm, metric)
         mean = text.number(metric, arm.get("mean"))
         cells = [
-            str(arm["name"]),
+            str(arm["label"]),
             ROLES.get(arm["role"], ""),
             f"{mean} ({ends})" if ends else mean,
             str(arm.get("n") or 0),

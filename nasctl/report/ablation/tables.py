@@ -81,7 +81,7 @@ def arms_table(view: Json) -> str:
             cells.append(_cell(text.number(name, value), note if value is not None else ""))
         kind = ' class="control"' if arm["role"] in CONTROLS else ""
         rows.append(
-            f'<tr{kind}><th scope="row">{_breakable(arm["name"])}'
+            f'<tr{kind}><th scope="row">{_breakable(arm["label"])}'
             f"<small>{e(arm_note(view, arm))}</small></th>{''.join(cells)}</tr>"
         )
     names = ["arm", text.title(metric), "n", "lr", *(text.title(m) for m in metrics)]
@@ -158,7 +158,7 @@ def learning_rates(view: Json) -> str:
             for lr in rates
         )
         chosen = rate(arm.get("lr"))
-        rows.append(f'<tr><th scope="row">{e(arm["name"])}</th>{cells}{_cell(chosen)}</tr>')
+        rows.append(f'<tr><th scope="row">{e(arm["label"])}</th>{cells}{_cell(chosen)}</tr>')
     names = ["arm", *(f"lr {rate(r)}" for r in rates), "taken"]
     return f"""<section id="rates"><h2>Learning rates</h2>
 <p class="hint">{e(_capital(text.title(metric)))} with each learning rate that was tried, before \
@@ -177,7 +177,7 @@ def trainings_table(view: Json) -> str:
             if v.get("shared_from"):
                 remark = f"shared from {v['shared_from']}"
             rows.append(
-                f"<tr><td>{e(arm['name'])}</td>"
+                f"<tr><td>{e(arm['label'])}</td>"
                 + "".join(_cell(str(v.get(k, "–"))) for k in ("replicate", "seed", "split"))
                 + _cell(rate(v.get("lr", arm.get("lr"))))
                 + _cell(text.number(metric, v.get(metric)))

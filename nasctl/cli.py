@@ -15,6 +15,7 @@ import click
 
 from nasctl.cli_ablate import ablate
 from nasctl.cli_common import command_line, print_json, run_options, say, say_places
+from nasctl.cli_ui import ui
 from nasctl.errors import ConfigError, InterruptedSearchError, NasctlError
 
 if TYPE_CHECKING:
@@ -226,44 +227,6 @@ def profile(  # noqa: PLR0917 - click passes one argument per option
 
 @cli.command()
 @click.argument("run")
-@click.option("--port", type=click.IntRange(1, 65535), help="By default 5000, or a free one.")
-def ui(run: str, port: int | None) -> None:
-    """Open the MLflow UI on the store of RUN (or of a folder with runs)."""
-    import subprocess
-
-    from nasctl.errors import EnvironmentProblemError
-    from nasctl.outputs import tracking_settings
-    from nasctl.tracking import answers, ui_command
-
-    directory = Path(run)
-    if (directory / "mlflow.db").is_file():
-        settings = tracking_settings({}, directory)
-    else:
-        records = _open(run)
-        settings = tracking_settings(records.config["tracking"], records.directory.parent)
-    if settings.uri is None and not (settings.output_dir / "mlflow.db").is_file():
-        raise EnvironmentProblemError(
-            f"{settings.output_dir}: no MLflow store here yet; nasctl sync {run} makes it"
-        )
-    command = ui_command(settings, port=port)
-    if command.argv is None:
-        click.echo(command.url)
-        return
-    say("starting the MLflow server ...")
-    server = subprocess.Popen(command.argv, env=command.env, stdout=sys.stderr)
-    try:
-        if answers(command.url, alive=lambda: server.poll() is None):
-            click.echo(command.url)
-            say("Ctrl-C stops it")
-        raise SystemExit(server.wait())
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        raise SystemExit(130) from None
-
-
-@cli.command()
-@click.argument("run")
 def sync(run: str) -> None:
     """Bring the tracking store up to date with RUN, after an outage."""
     from nasctl.errors import EnvironmentProblemError
@@ -328,6 +291,7 @@ def _open(run: str) -> RunRecords:
 
 
 cli.add_command(ablate)
+cli.add_command(ui)
 
 
 def main() -> None:

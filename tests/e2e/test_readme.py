@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -73,8 +74,13 @@ def check_ui(desk: Desk, arguments: list[str]) -> None:
         url = process.stdout.readline().strip()
         assert url.startswith("http://127.0.0.1:")
         assert "MLflow" in fetch(url)
+        process.send_signal(signal.SIGTERM)  # to us alone: the server has to go with us
+        assert process.wait(timeout=60) == 143
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(url, timeout=5)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=30)
 
 

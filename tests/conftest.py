@@ -3,8 +3,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from nasctl.dataset import Dataset
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +19,14 @@ def _subnormal_numbers() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """scikit-learn's digits as a search sees them: without the test split."""
+    from nasctl.data import load_dataset
+
+    return load_dataset("digits", {}).without_test()
 
 
 @pytest.fixture

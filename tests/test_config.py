@@ -1,8 +1,7 @@
-"""What a configuration means: composition, defaults, references, resume and the packaged files."""
+"""What a configuration means: composition, defaults, references, resume."""
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import subprocess
@@ -15,36 +14,17 @@ import yaml
 
 from nasctl import config as module
 from nasctl.config import (
-    LoadedConfig,
     config_diff,
-    init_dir,
     list_configs,
     load_config,
-    packaged_folder,
     resolved_yaml,
 )
-from nasctl.config.schema import GROUPS, SearchConfig, name_problem
+from nasctl.config.schema import SearchConfig, name_problem
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.recipe import Recipe
-from nasctl.trial import BUILTIN_METRICS, COST_METRICS
+from tests.config_texts import BASED, load, problems
 
-BASED = "defaults: [search, _self_]\n"
-
-
-@pytest.fixture(autouse=True)
-def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def load(text: str, *overrides: str, name: str = "my.yaml") -> LoadedConfig:
-    Path(name).write_text(text)
-    return load_config(name, overrides)
-
-
-def problems(text: str, *overrides: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        load(text, *overrides)
-    return caught.value.problems
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 class TestComposition:
@@ -299,104 +279,6 @@ class TestResume:
         assert config_diff({"a": 1}, {"a": True}) == ["a: 1 -> True"]
 
 
-def packaged(*overrides: str) -> LoadedConfig:
-    return load_config("mbv2_space", overrides)
-
-
-class TestListsForMappings:
-    def test_a_list_of_choices_replaces_choices_with_a_scope(self) -> None:
-        options = packaged("space.options.kernel_size=[3,5,7]").config.space.options
-        assert options["kernel_size"] == [3, 5, 7]
-        options = packaged("space.options.stages.1.depth=[2,3]", "trials=3").config.space.options
-        assert options["stages"][1]["depth"] == [2, 3]
-
-    def test_a_bad_value_is_blamed_on_the_command_line(self) -> None:
-        with pytest.raises(ConfigError, match=r"^command line: trials: expected a whole number"):
-            packaged("trials=abc")
-
-
-class TestPackaged:
-    def test_the_default_latency_is_the_class(self) -> None:
-        from nasctl.config.schema import LatencyConfig
-        from nasctl.latency_settings import LatencySettings
-
-        given = LatencyConfig(name="table").model_dump(exclude={"name"})
-        assert LatencySettings(**given) == LatencySettings()
-
-    def test_the_default_recipe_is_the_class(self) -> None:
-        recipe = load(BASED).config.recipe
-        assert recipe.to_recipe() == Recipe()
-        assert set(type(recipe).model_fields) == {f.name for f in dataclasses.fields(Recipe)}
-
-    def test_search_yaml_states_every_key(self) -> None:
-        stated = yaml.safe_load((packaged_folder() / "search.yaml").read_text())
-        groups = [next(iter(e)) for e in stated.pop("defaults") if isinstance(e, dict)]
-        assert sorted(groups) == sorted(GROUPS)
-        assert {*stated, *groups} == set(SearchConfig.model_fields)
-        assert set(stated["constraints"]) == set(COST_METRICS)
-        assert set(stated["reference_point"]) == set(BUILTIN_METRICS)
-
-    def test_the_sample_space_is_valid_by_name_and_by_path(self) -> None:
-        named = load_config("mbv2_space")
-        by_path = load_config(str(packaged_folder() / "mbv2_space.yaml"))
-        assert named.config == by_path.config
-        assert named.config.name == "mbv2_space"
-        assert named.config.space.options["stages"]
-
-    def test_every_file_is_listed_with_a_description(self) -> None:
-        listed = {(c.group, c.name): c.description for c in list_configs()}
-        assert (None, "mbv2_space") in listed
-        assert {group for group, _ in listed if group} == set(GROUPS)
-        assert [key for key, description in listed.items() if not description] == []
-
-    def test_init_writes_an_example_once(self, tmp_path: Path) -> None:
-        path = init_dir(tmp_path / "new" / "place")
-        assert path == tmp_path / "new" / "place" / "mbv2_space.yaml"
-        assert load_config(str(path)).config == load_config("mbv2_space").config
-        path.write_text("mine")
-        with pytest.raises(ConfigError, match="exists already"):
-            init_dir(path.parent)
-        assert path.read_text() == "mine"
-
-    def test_init_where_nothing_can_be_written(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("")
-        with pytest.raises(EnvironmentProblemError, match="cannot be written"):
-            init_dir(tmp_path / "file" / "below")
-
-
-class TestNotes:
-    def test_more_workers_than_the_window(self) -> None:
-        (note,) = load(BASED, "executor.workers=8").notes
-        assert "executor.workers=8 is more than search.window=4" in note
-        assert "search.window=8 or search.order=async" in note
-        assert load(BASED, "executor.workers=8", "search.order=async").notes == ()
-        assert load(BASED, "executor.workers=4").notes == ()
-        assert load(BASED, "executor=inline", "search.window=1").notes == ()
-
-    def test_workers_by_the_number_of_cores_count_too(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("nasctl.environment.usable_cores", lambda: 6)
-        (note,) = load(BASED).notes
-        assert "executor.workers=6 is more than search.window=4" in note
-        assert load(BASED, "executor.cpus=1.5").notes == ()
-
-    def test_repeats_that_are_never_made(self) -> None:
-        settings = ("executor.workers=1", "search.duplicates=repeat")
-        (note,) = load(BASED, *settings, "search.max_seeds=1").notes
-        assert "search.duplicates=repeat repeats nothing with search.max_seeds=1" in note
-        assert load(BASED, *settings).notes == ()
-
-    def test_a_sampler_that_never_gets_to_work(self) -> None:
-        for sampler in ("tpe", "gp"):
-            settings = (f"sampler={sampler}", "executor.workers=1")
-            (note,) = load(BASED, "trials=10", *settings).notes
-            assert "every trial is random" in note
-            assert load(BASED, "trials=11", *settings).notes == ()
-        # It decides after a quarter of the trials at the latest.
-        assert load(BASED, "trials=5", "executor.workers=1").notes == ()
-
-
 def test_names() -> None:
     for good in ("a", "A-b_c.1", "1", "x" * 100, "console"):
         assert name_problem(good) is None, good
@@ -424,64 +306,6 @@ def test_loading_imports_nothing_heavy_and_runs_nothing() -> None:
 
 def test_the_module_states_what_it_offers() -> None:
     assert {"load_config", "resolved_yaml", "config_diff", "list_configs"} <= set(vars(module))
-
-
-# Halving
-
-
-def test_halving_chooses_a_schedule_and_says_so() -> None:
-    loaded = load_config("mbv2_space", ["fidelity=halving", "recipe.epochs=9"])
-    recipe = loaded.config.recipe
-    assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.0555, 0.3)
-    (note,) = loaded.notes
-    assert note.startswith("fidelity=halving: recipe.schedule=wsd, recipe.warmup=0.0555, so that")
-    assert load_config("mbv2_space", ["recipe.epochs=9"]).config.recipe.schedule == "onecycle"
-
-
-def test_halving_leaves_what_the_user_chose(tmp_path: Path) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text(
-        "defaults: [search, _self_, override fidelity: halving]\n"
-        "recipe: {epochs: 9, schedule: wsd, warmup: 0.1, decay: 0.5}\n"
-    )
-    loaded = load_config(str(path))
-    recipe = loaded.config.recipe
-    assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.1, 0.5)
-    assert loaded.notes == ()
-
-
-def test_a_late_rung_shortens_a_decay_that_nobody_chose() -> None:
-    overrides = ["fidelity=halving", "fidelity.cooldown=0.1", "recipe.epochs=4"]
-    assert load_config("mbv2_space", overrides).config.recipe.decay == 0.25
-
-
-def test_the_resolved_config_of_a_halving_run_can_be_searched_again(tmp_path: Path) -> None:
-    loaded = load_config("mbv2_space", ["fidelity=halving"])
-    path = tmp_path / "again.yaml"
-    path.write_text(resolved_yaml(loaded.config))
-    again = load_config(str(path))
-    assert again.config.recipe == loaded.config.recipe
-    assert again.config.fidelity == loaded.config.fidelity
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["recipe.schedule=cosine"], "recipe.schedule: 'cosine' cannot be cut short"),
-        (["recipe.epochs=1"], "fidelity.first: no rung below recipe.epochs=1 could save"),
-        (["fidelity.first=3"], "fidelity.first: no rung below recipe.epochs=3 could save what its"),
-        (["recipe.warmup=0.5"], "recipe.warmup: 0.5 of 3 epochs is longer than the first rung"),
-        (["recipe.decay=0.8"], "recipe.decay: begins before the rung at epoch 1 of 3; at most"),
-        (["fidelity.eta=1"], "fidelity.eta: must be at least 2, got 1"),
-        (["fidelity.cooldown=0"], "fidelity.cooldown: must be more than 0, got 0"),
-        (["fidelity.p_stop=1"], "fidelity.p_stop: must be less than 1, got 1"),
-        (["fidelity.etta=2"], "did you mean 'fidelity.eta'"),
-    ],
-)
-def test_impossible_rungs(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_config("mbv2_space", ["fidelity=halving", *overrides])
-    assert message in str(caught.value)
 
 
 def test_a_machine_that_cannot_read_is_not_blamed_on_the_configuration(

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from nasctl import records as records_module
-from nasctl.doctor import Check, Diagnosis, examine
+from nasctl.doctor import examine
 from nasctl.environment import RUN_MARK
 from nasctl.executors.scratch import PREFIX
 from nasctl.ledger import Ledger
 from nasctl.tracking import TrackingSettings, sync
+from tests.doctor_bench import check, edit_front, sql, violated
 from tests.faults.drive import INLINE, SEARCH, TOY, Bench
 
 SQL = Callable[..., None]
@@ -40,25 +41,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture
 def bench(original: Bench, tmp_path: Path) -> Bench:
     return original.copy(tmp_path / "copy")
-
-
-def sql(bench: Bench, *statements: str) -> None:
-    """Edits the ledger behind everybody's back."""
-    with closing(sqlite3.connect(bench.run_dir / "ledger.sqlite")) as db:
-        for statement in statements:
-            db.execute(statement)
-        db.commit()
-
-
-def violated(bench: Bench) -> dict[str, str]:
-    found = examine(bench.run_dir)
-    assert not found.sound
-    return {c.id: "; ".join(c.details) for c in found.checks if c.state == "violated"}
-
-
-def check(found: Diagnosis, name: str) -> Check:
-    (one,) = [c for c in found.checks if c.id == name]
-    return one
 
 
 def test_a_finished_run_is_sound(bench: Bench) -> None:
@@ -248,13 +230,6 @@ def test_i4_with_a_driver_all_is_well_and_files_at_work_are_left_alone(bench: Be
 
 
 # -- I5 to I8: what was made of them --------------------------------------------------------------
-
-
-def edit_front(bench: Bench, edit: Callable[[dict[str, Any]], object]) -> None:
-    path = bench.run_dir / "front.json"
-    front = json.loads(path.read_text())
-    edit(front)
-    path.write_text(json.dumps(front))
 
 
 @pytest.mark.parametrize(

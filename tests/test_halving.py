@@ -12,7 +12,7 @@ import pytest
 from nasctl.engine import Engine
 from nasctl.fidelity import HalvingSettings
 from nasctl.front import collect_entries
-from nasctl.halving import DECISION, RAISED, Decision, objective_problems, recorded
+from nasctl.halving import DECISION, RAISED, objective_problems
 from nasctl.halving_report import halving_json, halving_lines
 from nasctl.history import history_hash
 from nasctl.rungs import is_control
@@ -20,22 +20,7 @@ from nasctl.samplers.base import Observation
 from nasctl.trial import Outcome, OutcomeKind, State, Work
 from tests import curves
 from tests.curves import EPOCHS, RULE, make_engine, run, train
-
-
-def work(engine: Engine) -> Work:
-    found = engine.next()
-    assert isinstance(found, Work)
-    return found
-
-
-def decisions(engine: Engine) -> dict[tuple[int, int], Decision]:
-    return recorded(engine._ledger.events())[0]
-
-
-def rule_of(engine: Engine) -> list[tuple[Any, ...]]:
-    """Every decision without its time, in the order of trials."""
-    found = sorted(decisions(engine).values(), key=lambda d: (d.number, d.rung))
-    return [dataclasses.astuple(dataclasses.replace(d, seconds=0.0)) for d in found]
+from tests.halving_samples import decisions, rule_of, work
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from torch import nn
 from nasctl import augment, checkpoints, train
 from nasctl.arch import Architecture
 from nasctl.checkpoints import Checkpoints, DamagedCheckpointError
-from nasctl.data import Dataset, load_dataset
+from nasctl.data import Dataset
 from nasctl.evaluate import TrainingJob
 from nasctl.executors.attempt import Attempt
 from nasctl.recipe import Recipe
@@ -32,11 +32,6 @@ RECIPE = Recipe(
     flip=True,
 )  # fmt: skip
 TIMES = ("seconds", "images_per_second", "cooldown_seconds")
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset("digits", {}).without_test()
 
 
 @pytest.fixture(autouse=True)

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nasctl.arch import Architecture
 from nasctl.errors import ConfigError, SpecError
@@ -23,126 +16,14 @@ from search_spaces.blocks import BLOCKS, DepthwiseSeparable, ExpansionResidual, 
 from search_spaces.staged import StagedSpace, staged
 from search_spaces.staged_count import count_networks
 from search_spaces.staged_options import read_options
-
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden" / "staged_ids.json"
-TYPES = ["inverted_residual", "depthwise_separable", "residual_bottleneck", "skip"]
-
-
-def family(side: int = 16, **options: Any) -> Family:
-    return staged(input_shape=(3, side, side), num_classes=4, **options)
-
-
-def packaged() -> dict[str, Any]:
-    config = yaml.safe_load((ROOT / "conf" / "mbv2_space.yaml").read_text())
-    options: dict[str, Any] = config["space"]["options"]
-    return options
-
-
-def packaged_family() -> Family:
-    return staged(input_shape=(1, 28, 28), num_classes=10, **packaged())
-
-
-def scoped(choices: list[Any], scope: str) -> dict[str, Any]:
-    return {"choices": choices, "scope": scope}
-
-
-STEM = {"channels": 8}
-SPACES: dict[str, dict[str, Any]] = {
-    "fixed": {"stem": STEM, "stages": [{"channels": 8}]},
-    "skips commute": {
-        "stem": STEM,
-        "stages": [{"channels": 16, "depth": [1, 2, 3], "stride": 2}],
-        "block_type": scoped(["skip", "depthwise_separable", "residual_bottleneck"], "block"),
-        "kernel_size": scoped([3, 5], "block"),
-    },
-    "stage choices of skipped blocks": {
-        "stem": STEM,
-        "stages": [{"channels": 8, "depth": 2}, {"channels": 16, "depth": [1, 2], "stride": 2}],
-        "block_type": scoped(TYPES, "block"),
-        "kernel_size": scoped([3, 5], "stage"),
-        "expand_ratio": scoped([3, 6], "stage"),
-    },
-    "network choices of skipped blocks": {
-        "stem": STEM,
-        "stages": [{"channels": 8, "depth": [1, 2]}, {"channels": 16, "depth": 2}],
-        "block_type": scoped(["skip", "inverted_residual"], "block"),
-        "kernel_size": scoped([3, 5], "network"),
-        "expand_ratio": scoped([1, 2, 2.1], "network"),
-        "bottleneck_activation": ["linear", "relu6"],
-    },
-    "widths": {
-        "stem": STEM,
-        "stages": [{"channels": 16, "depth": [1, 2]}, {"channels": 24, "depth": 2, "stride": 2}],
-        "block_type": ["skip", "depthwise_separable"],
-        "width_multiplier": [0.5, 0.75, 1.0, 1.01],
-        "head": {"channels": 24},
-    },
-    "width per block": {
-        "stem": STEM,
-        "stages": [{"channels": 16, "depth": [1, 2, 3], "stride": 2}],
-        "block_type": scoped(["skip", "depthwise_separable"], "block"),
-        "width_multiplier": scoped([0.5, 1], "block"),
-    },
-    "width per stage": {
-        "stem": STEM,
-        "stages": [{"channels": 16, "depth": [1, 2]}, {"channels": 16, "depth": [1, 3]}],
-        "block_type": ["skip", "depthwise_separable"],
-        "width_multiplier": scoped([0.5, 1], "stage"),
-    },
-    "resolutions": {
-        "stem": {"channels": 8, "stride": 2},
-        "resolution": [8, 12, 16],
-        "stages": [{"channels": 8, "depth": [1, 2], "stride": 2}],
-        "block_type": scoped(["skip", "depthwise_separable"], "block"),
-    },
-    "one type for the network": {
-        "stem": STEM,
-        "stages": [{"channels": 8, "depth": [1, 2]}, {"channels": 8, "depth": [1, 2]}],
-        "block_type": scoped(TYPES, "network"),
-        "kernel_size": scoped([3, 5], "network"),
-        "expand_ratio": scoped([1, 6], "stage"),
-        "bottleneck_activation": scoped(["linear", "relu6"], "block"),
-    },
-    "stages of their own": {
-        "stem": STEM,
-        "stages": [
-            {"channels": 8, "depth": [1, 2], "block_type": "skip"},
-            {"channels": 16, "depth": [1, 2], "block_type": TYPES, "width_multiplier": [0.5, 1]},
-            {"channels": 16, "expand_ratio": scoped([1, 2], "block"), "kernel_size": 5},
-        ],
-        "kernel_size": scoped([3, 5], "network"),
-        "bottleneck_activation": scoped(["linear", "relu", "relu6"], "stage"),
-        "width_multiplier": [1, 2],
-    },
-    "whole alternatives": {
-        "stem": STEM,
-        "stages": [{"channels": 8, "depth": 2}, {"channels": 16, "depth": [1, 2], "stride": 2}],
-        "block_type": scoped(
-            [
-                "skip",
-                {"block_type": "inverted_residual", "kernel_size": 3, "expand_ratio": 1},
-                {"block_type": "inverted_residual", "kernel_size": 5},
-            ],
-            "block",
-        ),
-        "expand_ratio": scoped([1, 2], "stage"),
-    },
-    "choices of several blocks": {  # a plain twin is two convolutions, as two blocks are
-        "stem": {"channels": 8, "pool": 2},
-        "stages": [{"channels": 8, "depth": [1, 2, 3, 4]}, {"channels": 16, "depth": [1, 2]}],
-        "block_type": scoped(["conv", "residual_basic", "skip"], "block"),
-        "shortcut": scoped(["A", "B", "none"], "stage"),
-        "head": {"channels": 8, "hidden": 16, "activation": "hard_swish"},
-    },
-    "expanded maps": {  # channels between the blocks differ from those of the stage
-        "stem": STEM,
-        "stages": [{"channels": 8, "depth": [1, 3]}, {"channels": 8, "depth": 1}],
-        "block_type": scoped(["expansion_residual", "skip"], "block"),
-        "expand_ratio": scoped([1, 2], "block"),
-        "residual": [True, False],
-    },
-}
+from tests.staged_spaces import (
+    SPACES,
+    STEM,
+    family,
+    packaged,
+    packaged_family,
+    scoped,
+)
 
 
 @pytest.fixture(params=SPACES, scope="module")
@@ -421,69 +302,3 @@ def test_the_packaged_space_is_small_enough_to_measure_and_searches_all_dimensio
         assert dimension in names
     assert "bottleneck_activation" in names
     assert FAMILIES["staged"] is staged
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32))
-def test_ids_survive_json_yaml_and_the_way_back(seed: int) -> None:
-    f = FAMILY
-    choices = f.space.sample(random.Random(seed))
-    a = f.decode(choices)
-    assert f.decode(yaml.safe_load(yaml.safe_dump(choices))).id == a.id
-    assert f.decode(json.loads(json.dumps(choices))).id == a.id
-    as_floats = {n: float(v) if isinstance(v, int) else v for n, v in choices.items()}
-    assert f.decode(as_floats).id == a.id
-    assert Architecture.from_json(yaml.safe_load(yaml.safe_dump(a.to_json())), BLOCKS) == a
-
-
-FAMILY = packaged_family()
-
-
-def golden_networks() -> dict[str, Architecture]:
-    drawn = {f"packaged {seed}": (FAMILY, seed) for seed in range(8)}
-    drawn |= {name: (family(**options), 0) for name, options in SPACES.items()}
-    return {n: f.decode(f.space.sample(random.Random(seed))) for n, (f, seed) in drawn.items()}
-
-
-def test_ids_are_those_of_yesterday() -> None:
-    """Recorded by `python tests/test_staged.py`; a changed id forgets every past result."""
-    recorded = json.loads(GOLDEN.read_text())
-    assert {n: a.id for n, a in golden_networks().items()} == recorded["ids"]
-    read = Architecture.from_json(recorded["example"], BLOCKS)
-    assert read.id == recorded["ids"]["packaged 0"]
-
-
-def test_ids_do_not_depend_on_the_process() -> None:
-    command = [sys.executable, __file__, "--print"]
-    outputs = {
-        subprocess.run(
-            command,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1
-    assert json.loads(outputs.pop()) == json.loads(GOLDEN.read_text())["ids"]
-
-
-def test_validation_and_decoding_do_not_import_torch() -> None:
-    code = (
-        "import sys; from search_spaces import FAMILIES;"
-        "f = FAMILIES['staged'](input_shape=(1, 8, 8), num_classes=2, stages=[{'channels': 8}]);"
-        "f.decode({}).id; list(f.blocks()); f.count_networks();"
-        "sys.exit('torch' in sys.modules)"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
-
-
-if __name__ == "__main__":
-    ids = {n: a.id for n, a in golden_networks().items()}
-    if "--print" in sys.argv:
-        print(json.dumps(ids))
-    else:
-        example = golden_networks()["packaged 0"].to_json()
-        GOLDEN.write_text(json.dumps({"ids": ids, "example": example}, indent=1) + "\n")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,16 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from torch.nn import functional
 
 from nasctl import augment, precision, train
 from nasctl.data import Dataset, load_dataset
-from nasctl.errors import EnvironmentProblemError, NasctlError, SpecError
+from nasctl.errors import NasctlError, SpecError
 from nasctl.recipe import Recipe
+from tests.small_network import network
 
-RECIPES = Path(__file__).parent.parent / "conf" / "recipe"
 CPU = torch.device("cpu")
+RECIPES = Path(__file__).parent.parent / "conf" / "recipe"
 QUICK = Recipe(epochs=2, batch_size=32, lr=0.1, amp="off", pad_crop=1, flip=True)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset("digits", {}).without_test()
 
 
 @pytest.fixture(autouse=True)
@@ -39,17 +32,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
     augment.clear_cache()
-
-
-def network(seed: int = 0, depthwise_stride: int = 1) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            *(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
-            nn.Conv2d(16, 16, 3, depthwise_stride, 1, groups=16, bias=False),
-            *(nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1, bias=False)),
-            *(nn.BatchNorm2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
-        )
 
 
 def fit(data: Dataset, recipe: Recipe = QUICK, seed: int = 0, **kw: Any) -> list[dict[str, float]]:
@@ -205,93 +187,6 @@ def test_gradients_are_clipped(digits: Dataset) -> None:
     assert moved(0) > 0.1
 
 
-# What the network is fed
-
-
-def one_epoch(data: augment.Prepared, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    defaults = {"batch_size": 100, "flip": False, "seed": 0, "epoch": 0, "channels_last": True}
-    parts = list(augment.batches(data, **(defaults | options)))
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
-
-
-def test_batches_are_the_normalised_images_in_an_order_of_their_own(digits: Dataset) -> None:
-    data = augment.prepared(digits, (8, 8), 0, CPU)
-    images, labels = one_epoch(data, batch_size=9)
-    assert len(images) == 1197
-    assert images.mean().item() == pytest.approx(0, abs=1e-4)
-    assert images.std().item() == pytest.approx(1, abs=1e-3)
-    mean, deviation = digits.normalisation
-    order = torch.randperm(1197, generator=augment.generator("order", 0, 0))
-    wanted = (digits.train_images[order[5]] / 255 - mean[0]) / deviation[0]
-    np.testing.assert_allclose(images[5].numpy(), wanted, atol=1e-5)
-    assert labels[5] == digits.train_labels[order[5]]
-    assert not torch.equal(labels, one_epoch(data, batch_size=9, epoch=1)[1])
-    assert not torch.equal(labels, one_epoch(data, batch_size=9, seed=1)[1])
-
-
-def test_incomplete_last_batch_is_dropped(digits: Dataset) -> None:
-    data = augment.prepared(digits, (8, 8), 0, CPU)
-    assert len(one_epoch(data, batch_size=100)[0]) == 1100
-    assert len(one_epoch(data, batch_size=5000)[0]) == 1197, "one batch if that is all there is"
-
-
-def test_crops_and_mirrors_do_not_depend_on_the_batch_size(digits: Dataset) -> None:
-    data = augment.prepared(digits, (8, 8), 2, CPU)
-    small, large = (one_epoch(data, batch_size=n, flip=True)[0] for n in (9, 171))
-    assert torch.equal(small, large)
-
-
-def test_every_crop_is_one_of_the_padded_image(digits: Dataset) -> None:
-    pad = 2
-    data = augment.prepared(digits, (8, 8), pad, CPU)
-    plain = augment.prepared(digits, (8, 8), 0, CPU)
-    images, same = one_epoch(data, batch_size=9)[0], one_epoch(plain, batch_size=9)[0]
-    padded = functional.pad(same, (pad,) * 4, mode="reflect")
-    seen = set()
-    for image, larger in zip(images[:300], padded, strict=False):
-        crops = [
-            (y, x)
-            for y in range(5)
-            for x in range(5)
-            if torch.equal(larger[:, y : y + 8, x : x + 8], image)
-        ]
-        assert crops
-        seen.add(crops[0])
-    assert len(seen) == 25
-
-
-def test_about_half_of_the_images_are_mirrored(digits: Dataset) -> None:
-    data = augment.prepared(digits, (8, 8), 0, CPU)
-    plain, flipped = (one_epoch(data, batch_size=9, flip=f)[0] for f in (False, True))
-    same = (plain == flipped).flatten(1).all(1)
-    mirrored = (plain.flip(3) == flipped).flatten(1).all(1)
-    assert (same | mirrored).all()
-    assert 0.4 < mirrored.float().mean().item() < 0.6
-
-
-def test_validation_images_are_not_augmented(digits: Dataset) -> None:
-    data = augment.prepared(digits, (8, 8), 2, CPU)
-    np.testing.assert_array_equal(data.val_images.numpy(), digits.val_images)
-
-
-def test_read_only_arrays_are_shared_without_a_copy_or_a_warning(digits: Dataset) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        data = augment.prepared(digits, (8, 8), 0, CPU)
-    assert data.train_images.data_ptr() == digits.train_images.ctypes.data
-    assert data.val_images.data_ptr() == digits.val_images.ctypes.data
-    assert augment.prepared(digits, (8, 8), 0, CPU) is data
-    copy = dataclasses.replace(digits, name="arrived by another task")
-    assert augment.prepared(copy, (8, 8), 0, CPU) is data
-
-
-def test_cache_is_bounded(digits: Dataset) -> None:
-    first = augment.prepared(digits, (8, 8), 0, CPU)
-    for size in range(9, 9 + augment.CACHED_RESOLUTIONS):
-        augment.prepared(digits, (size, size), 0, CPU)
-    assert augment.prepared(digits, (8, 8), 0, CPU) is not first
-
-
 def test_images_are_resized_to_what_the_model_wants(digits: Dataset) -> None:
     model = network()
     model.input_shape = (1, 12, 10)  # type: ignore[assignment]
@@ -437,58 +332,6 @@ def test_evaluate_gives_what_training_reported(digits: Dataset) -> None:
     images, labels = digits.val_images, digits.val_labels
     got = train.evaluate(model, images, labels, QUICK, normalisation=digits.normalisation)
     assert got == (last["accuracy"], pytest.approx(last["val_loss"]))
-
-
-def test_weights_round_trip(digits: Dataset, tmp_path: Path) -> None:
-    model = network()
-    list(train.train(model, digits, QUICK, 0))
-    path = tmp_path / "new" / "weights.safetensors"
-    train.save_weights(path, model, {"arch_id": "abc", "seed": "0"})
-    fresh = network(seed=5)
-    assert train.load_weights(path, fresh) == {"arch_id": "abc", "seed": "0"}
-    for (name, a), b in zip(model.state_dict().items(), fresh.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "weights.safetensors"
-    train.save_weights(path, network(), {"n": "1"})
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EnvironmentProblemError, match=r"cannot write .*: No space left on device"):
-        train.save_weights(path, network(1), {"n": "2"})
-    monkeypatch.undo()
-    assert train.load_weights(path, network()) == {"n": "1"}
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_saving_again_replaces_the_file_instead_of_writing_into_it(tmp_path: Path) -> None:
-    path, link = tmp_path / "weights.safetensors", tmp_path / "link"
-    train.save_weights(path, network(), {"n": "1"})
-    link.hardlink_to(path)
-    train.save_weights(path, network(1), {"n": "2"})
-    assert train.load_weights(link, network()) == {"n": "1"}
-    assert train.load_weights(path, network()) == {"n": "2"}
-
-
-def test_bad_weights(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    with pytest.raises(EnvironmentProblemError, match="cannot read the weights"):
-        train.load_weights(path, network())
-    train.save_weights(path, network(), {})
-    with pytest.raises(EnvironmentProblemError, match="has the weights of another network"):
-        train.load_weights(path, nn.Sequential(nn.Linear(3, 3)))
-    longer = network()
-    longer.append(nn.Linear(10, 10))
-    with pytest.raises(EnvironmentProblemError, match="has the weights of another network"):
-        train.load_weights(path, longer)
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(EnvironmentProblemError, match="cannot read the weights"):
-        train.load_weights(path, network())
 
 
 # Configuration

@@ -1,0 +1,68 @@
+"""Options of `fidelity=halving` in configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nasctl.config import (
+    load_config,
+    resolved_yaml,
+)
+from nasctl.errors import ConfigError
+
+
+def test_halving_chooses_a_schedule_and_says_so() -> None:
+    loaded = load_config("mbv2_space", ["fidelity=halving", "recipe.epochs=9"])
+    recipe = loaded.config.recipe
+    assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.0555, 0.3)
+    (note,) = loaded.notes
+    assert note.startswith("fidelity=halving: recipe.schedule=wsd, recipe.warmup=0.0555, so that")
+    assert load_config("mbv2_space", ["recipe.epochs=9"]).config.recipe.schedule == "onecycle"
+
+
+def test_halving_leaves_what_the_user_chose(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "defaults: [search, _self_, override fidelity: halving]\n"
+        "recipe: {epochs: 9, schedule: wsd, warmup: 0.1, decay: 0.5}\n"
+    )
+    loaded = load_config(str(path))
+    recipe = loaded.config.recipe
+    assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.1, 0.5)
+    assert loaded.notes == ()
+
+
+def test_a_late_rung_shortens_a_decay_that_nobody_chose() -> None:
+    overrides = ["fidelity=halving", "fidelity.cooldown=0.1", "recipe.epochs=4"]
+    assert load_config("mbv2_space", overrides).config.recipe.decay == 0.25
+
+
+def test_the_resolved_config_of_a_halving_run_can_be_searched_again(tmp_path: Path) -> None:
+    loaded = load_config("mbv2_space", ["fidelity=halving"])
+    path = tmp_path / "again.yaml"
+    path.write_text(resolved_yaml(loaded.config))
+    again = load_config(str(path))
+    assert again.config.recipe == loaded.config.recipe
+    assert again.config.fidelity == loaded.config.fidelity
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["recipe.schedule=cosine"], "recipe.schedule: 'cosine' cannot be cut short"),
+        (["recipe.epochs=1"], "fidelity.first: no rung below recipe.epochs=1 could save"),
+        (["fidelity.first=3"], "fidelity.first: no rung below recipe.epochs=3 could save what its"),
+        (["recipe.warmup=0.5"], "recipe.warmup: 0.5 of 3 epochs is longer than the first rung"),
+        (["recipe.decay=0.8"], "recipe.decay: begins before the rung at epoch 1 of 3; at most"),
+        (["fidelity.eta=1"], "fidelity.eta: must be at least 2, got 1"),
+        (["fidelity.cooldown=0"], "fidelity.cooldown: must be more than 0, got 0"),
+        (["fidelity.p_stop=1"], "fidelity.p_stop: must be less than 1, got 1"),
+        (["fidelity.etta=2"], "did you mean 'fidelity.eta'"),
+    ],
+)
+def test_impossible_rungs(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("mbv2_space", ["fidelity=halving", *overrides])
+    assert message in str(caught.value)

@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= conf/mbv2_space.yaml
+# Of the cluster: its number of workers, and what a search on it changes, as ARGS="trials=48".
+WORKERS ?= 2
+ARGS ?=
 # Optional: an index for another torch build, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # On all cores, a module on one; those that wait for processes first, so that no core idles at the end.
@@ -9,7 +12,7 @@ PARALLEL = -n auto --dist loadscope --no-loadscope-reorder
 TESTS = tests/e2e tests/faults tests/contracts tests
 PIP_ARGS = -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: search test test-all lint clean
+.PHONY: search test test-all test-compose lint clean cluster-up cluster-down cluster-search
 
 search: $(VENV)/.installed
 	$(VENV)/bin/nasctl search $(CONFIG)
@@ -19,6 +22,19 @@ test: lint
 
 test-all: lint
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(TESTS)
+
+# The cluster with real containers; says so, and succeeds, where no engine can be had.
+test-compose:
+	PYTHON=$(PYTHON) tests/e2e/compose.sh
+
+cluster-up:
+	docker/cluster.sh launch $(WORKERS)
+
+cluster-down:
+	docker/cluster.sh down
+
+cluster-search:
+	docker/cluster.sh run --rm nasctl submit $(CONFIG) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -15,15 +15,17 @@ from nasctl.ablation.reading import view_of
 from nasctl.ablation.shared import Shared, read_shared
 from nasctl.ablation.study import training_key
 from nasctl.ablation.view import verdicts_of
+from nasctl.arch import Architecture
 from nasctl.engine import Engine, EngineSettings
 from nasctl.evaluate import CHECKPOINTS, EvaluatorJob, TrainingJob
 from nasctl.executors import create_executor
 from nasctl.executors.base import Executor
+from nasctl.executors.place import ExecutorPlace
 from nasctl.fields import canonical_json
 from nasctl.files import write_json
 from nasctl.interrupt import StopRequest
-from nasctl.latency import LatencySettings
 from nasctl.ledger import Ledger
+from nasctl.pricing import latency_place, latency_settings
 from nasctl.records import RunRecords
 from nasctl.rundir import OpenRun
 from nasctl.runflow import (
@@ -35,6 +37,7 @@ from nasctl.runflow import (
     drive,
     measure_whole,
     opened,
+    settled_device,
 )
 
 if TYPE_CHECKING:
@@ -124,11 +127,22 @@ class _Ablation:
         """Trains and measures."""
         self._ledger.set_meta(exhausted_at=None)  # more seeds may be allowed now
         options = self._config.executor.model_dump(exclude={"name", "retries"})
-        executor = create_executor(self._config.executor.name, **options)
+        executor = create_executor(
+            self._config.executor.name,
+            **options,
+            announce=self._display.phase,
+            note=self._display.warning,
+        )
+        place = latency_place(self._config, executor, self._request.registry)
+        todo = self._unmeasured()
+        device = None
+        if todo:  # a device that is not there is not noticed after hours of training
+            settings = latency_settings(self._config)
+            device = settled_device(place, settings, self._ledger, self._display)
         tracking.start()
         self._train(executor, tracking)
         with tracking.paused():  # nothing else may use the machine meanwhile
-            self._measure(executor)
+            self._measure(todo, place, device)
 
     def write(self, records: RunRecords) -> None:
         """The verdicts, and everything else that a report shows."""
@@ -225,23 +239,27 @@ class _Ablation:
 
     # -- after training -----------------------------------------------------------------------
 
-    def _measure(self, executor: Executor) -> None:
-        """The latency of every arm, whole and alone on the machine."""
+    def _unmeasured(self) -> list[Architecture]:
+        """The arms whose latency is still to be measured."""
         if self._config.latency.name == "none":
+            return []
+        known = self._ledger.measurements()
+        arms = {a.architecture.id: a.architecture for a in self._study.arms.values()}
+        return [network for arch_id, network in arms.items() if arch_id not in known]
+
+    def _measure(self, todo: list[Architecture], place: ExecutorPlace, device: str | None) -> None:
+        """The latency of arms, whole and alone on the machine or the node."""
+        if not todo:
             return
         from search_spaces import network
 
-        known = self._ledger.measurements()
-        todo = {a.architecture.id: a.architecture for a in self._study.arms.values()}
-        todo = {k: v for k, v in todo.items() if k not in known}
-        if not todo:
-            return
         measure_whole(
-            list(todo.values()),
-            LatencySettings(**self._config.latency.model_dump(exclude={"name"})),
+            todo,
+            latency_settings(self._config),
             canary_ms=None,
             build_network=network.build,
-            executor=executor,
+            place=place,
+            device=device,
             ledger=self._ledger,
             display=self._display,
         )

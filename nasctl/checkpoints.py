@@ -46,8 +46,8 @@ class Checkpoints:
     """Of one training.
 
     Args:
-        folder: of this trial. The folder above it must be there: a worker that does not see the
-            run's folder keeps no checkpoints, instead of filling a disk that nobody looks at.
+        folder: of this trial. The folder above it must be there: without the run's folder no
+            checkpoints are kept, instead of filling a disk that nobody looks at.
         identity: what else the state depends on (network, recipe, data, seed); a file with
             another one is not used.
         every_s: seconds of training after which an epoch that is no rung is kept too; None: never.
@@ -82,8 +82,7 @@ class Checkpoints:
                 temporary.write_bytes(MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n")
                 with temporary.open("ab") as file:
                     file.write(data)
-            for path in _newest_first(self._folder)[KEPT:]:
-                path.unlink(missing_ok=True)
+            drop_old(self._folder)
 
     def latest(self, at_most: int) -> Checkpoint | None:
         """The newest intact one of at most `at_most` epochs; None: start from the beginning."""
@@ -106,6 +105,12 @@ class Checkpoints:
             return Checkpoint(epoch=int(metadata["epoch"]), tensors=load(data))
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DamagedCheckpointError(f"{path}: {error}") from error
+
+
+def drop_old(folder: Path) -> None:
+    """Keeps the last two checkpoints of a trial."""
+    for path in _newest_first(folder)[KEPT:]:
+        path.unlink(missing_ok=True)
 
 
 def damaged(folder: Path) -> Iterator[str]:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import click
 
 from nasctl.cli_ablate import ablate
-from nasctl.cli_common import command_line, print_json, run_options, say, say_places
+from nasctl.cli_cluster import fetch, jobs, logs, send_run, stop, submit
+from nasctl.cli_common import (
+    command_line,
+    print_json,
+    run_options,
+    say,
+    say_places,
+    take_marks,
+)
+from nasctl.cli_export import export
 from nasctl.cli_ui import ui
 from nasctl.errors import ConfigError, InterruptedSearchError, NasctlError
 
@@ -81,7 +90,7 @@ def _search(
     loaded: LoadedConfig, registry: Registry, *, fresh: bool, progress: str, as_json: bool
 ) -> RunRecords:
     from nasctl.config import config_diff, resolved_yaml
-    from nasctl.outputs import make_tracker, publish
+    from nasctl.outputs import make_tracker, publish, tracking_settings
     from nasctl.progress import make_progress
     from nasctl.records import RunRecords
     from nasctl.search import SearchRequest, run_search
@@ -90,6 +99,7 @@ def _search(
     for note in loaded.notes:
         display.warning(note)
     config = loaded.config
+    settings = tracking_settings(loaded.resolved["tracking"], Path(config.output_dir))
     request = SearchRequest(
         config=config,
         resolved=loaded.resolved,
@@ -99,9 +109,7 @@ def _search(
         registry=registry,
         differences=config_diff,
         display=display,
-        track=lambda directory: make_tracker(
-            directory, loaded.resolved["tracking"], display.warning
-        ),
+        track=lambda directory: make_tracker(directory, settings, display.warning),
         publish=publish,
     )
     try:
@@ -290,12 +298,13 @@ def _open(run: str) -> RunRecords:
     return RunRecords(find_run(run))
 
 
-cli.add_command(ablate)
-cli.add_command(ui)
+for own in (ablate, export, ui, submit, jobs, logs, stop, fetch, send_run):
+    cli.add_command(own)
 
 
 def main() -> None:
     """The entry point: errors become one line on stderr and an exit code."""
+    take_marks()
     stdout = sys.stdout
     try:
         cli.main(standalone_mode=False)

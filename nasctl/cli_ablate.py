@@ -98,7 +98,7 @@ def _run(
 ) -> Path:
     from nasctl.ablate import AblationRequest, run_ablation
     from nasctl.config import ablation_diff, recipe_problems, resolved_yaml
-    from nasctl.outputs import make_tracker
+    from nasctl.outputs import make_tracker, tracking_settings
     from nasctl.progress import make_progress
     from nasctl.report.ablation import write_ablation_report
 
@@ -107,6 +107,7 @@ def _run(
         display.warning(note)
     config = loaded.config
     directory = Path(config.output_dir) / config.name
+    settings = tracking_settings(loaded.resolved["tracking"], directory.parent)
     request = AblationRequest(
         config=config,
         resolved=loaded.resolved,
@@ -116,7 +117,7 @@ def _run(
         registry=registry,
         differences=ablation_diff,
         display=display,
-        track=lambda place: make_tracker(place, loaded.resolved["tracking"], display.warning),
+        track=lambda place: make_tracker(place, settings, display.warning),
         check_recipe=recipe_problems,
         publish=write_ablation_report,
     )

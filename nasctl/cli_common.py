@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,44 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+_SUBMITTED: ContextVar[str | None] = ContextVar("_SUBMITTED", default=None)
+"""The command that its user typed, in the job of a submitted run."""
+
+
 def command_line() -> str:
     """What continues a run: the command as typed; with --fresh it would start over."""
-    return shlex.join(["nasctl", *(a for a in sys.argv[1:] if a != "--fresh")])
+    return _SUBMITTED.get() or shlex.join(["nasctl", *(a for a in sys.argv[1:] if a != "--fresh")])
+
+
+def take_marks() -> None:
+    """In the job of a submitted run: lines on stdout are marked, since its log has one stream, and
+    the command is that of its user. Processes that it starts are not such jobs."""
+    job, command = os.environ.pop("NASCTL_JOB", None), os.environ.pop("NASCTL_COMMAND", None)
+    if job is None:
+        return
+    from nasctl.cluster_follow import RESULT
+
+    _SUBMITTED.set(command)
+    marked = _Marked(sys.stdout.buffer, RESULT.encode())
+    sys.stdout = io.TextIOWrapper(marked, encoding="utf-8", write_through=True)
+
+
+class _Marked(io.RawIOBase):
+    """Puts a mark before each line."""
+
+    def __init__(self, out: Any, mark: bytes) -> None:
+        self._out, self._mark, self._begins = out, mark, True
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        text = bytes(data)
+        for line in io.BytesIO(text):
+            self._out.write((self._mark if self._begins else b"") + line)
+            self._begins = line.endswith(b"\n")
+        self._out.flush()
+        return len(text)
 
 
 def run_options(*, dry_run: str, as_json: str) -> Callable[[Command], Command]:
@@ -68,8 +106,13 @@ def run_options(*, dry_run: str, as_json: str) -> Callable[[Command], Command]:
 
 def say_places(directory: Path, files: Mapping[str, str], tracking: Mapping[str, Any]) -> None:
     """Where the results of a run are; the MLflow UI only if there is a store."""
+    from nasctl.tracking import default_uri
+
+    where = "" if _SUBMITTED.get() is None else "on the head: "
     for what, name in files.items():
-        say(f"{what:<9} {directory / name}")
-    has_store = bool(tracking.get("uri")) or (directory.parent / "mlflow.db").exists()
-    if tracking.get("name") == "mlflow" and has_store:
+        say(f"{what:<9} {where}{directory / name}")
+    has_store = (
+        bool(tracking.get("uri") or default_uri()) or (directory.parent / "mlflow.db").exists()
+    )
+    if tracking.get("name") == "mlflow" and has_store and not where:
         say(f"MLflow    nasctl ui {directory}")

@@ -21,11 +21,11 @@ def ui(run: str, port: int | None) -> None:
     from nasctl.interrupt import handling_signals
     from nasctl.outputs import tracking_settings
     from nasctl.records import RunRecords, find_run
-    from nasctl.tracking import answers, ui_command
+    from nasctl.tracking import TrackingSettings, answers, ui_command
 
     directory = Path(run)
     if (directory / "mlflow.db").is_file():
-        settings = tracking_settings({}, directory)
+        settings = TrackingSettings(output_dir=directory)  # the one that was named, no other
     else:
         records = RunRecords(find_run(run))
         settings = tracking_settings(records.config["tracking"], records.directory.parent)

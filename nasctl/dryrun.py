@@ -15,10 +15,11 @@ from nasctl import prepare
 from nasctl.arch import Architecture, Cost
 from nasctl.candidates import Priced
 from nasctl.errors import NothingFeasibleError
-from nasctl.executors import worker_count
+from nasctl.executors import create_executor, worker_count
 from nasctl.fidelity import expected_epochs
+from nasctl.latency_place import HERE, Place
 from nasctl.plugins import Registry
-from nasctl.pricing import Announce, Tables, make_pricer
+from nasctl.pricing import Announce, Tables, latency_place, make_pricer
 from nasctl.references import ReferenceNetwork
 from nasctl.rundir import check_place
 from nasctl.space import SpaceSize, cost_range, measure_space
@@ -148,7 +149,15 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: Announce) -> 
     sample = prepare.sample_architectures(family, seed=config.seed)
     if not sample:
         raise NothingFeasibleError("no network of this space can be built")
-    price = make_pricer(config, problem, sample, registry, stored=Tables(), announce=announce)
+    price = make_pricer(
+        config,
+        problem,
+        sample,
+        registry,
+        stored=Tables(),
+        announce=announce,
+        place=_latency_place(config, registry),
+    )
     priced = [price(a) for a in sample]
     feasible = [not p.violations(config.bounds) for p in priced]
     references = [(r, price(r.architecture).cost) for r in problem.references]
@@ -179,6 +188,13 @@ def dry_run(config: SearchConfig, registry: Registry, *, announce: Announce) -> 
         rungs=rungs,
         expected_epochs=epochs if rule is None else expected_epochs(rungs, epochs, rule),
     )
+
+
+def _latency_place(config: SearchConfig, registry: Registry) -> Place:
+    if config.latency.node is None:
+        return HERE
+    options = config.executor.model_dump(exclude={"name", "retries"})
+    return latency_place(config, create_executor(config.executor.name, **options), registry)
 
 
 def _memory() -> float:

@@ -63,6 +63,18 @@ class TrainingJob:
         """The same job with other data."""
         return dataclasses.replace(self, dataset=payload)
 
+    @property
+    def folders(self) -> dict[str, str]:
+        """What a worker writes into, by name."""
+        named = {"weights": self.weights, CHECKPOINTS: self.checkpoints}
+        return {name: folder for name, folder in named.items() if folder is not None}
+
+    def with_folders(self, folders: Mapping[str, str]) -> TrainingJob:
+        """The same job, writing elsewhere."""
+        return dataclasses.replace(
+            self, weights=folders.get("weights"), checkpoints=folders.get(CHECKPOINTS)
+        )
+
     def prepare(self) -> None:
         """Once per worker process: imports torch and sets the threads."""
         import torch

@@ -6,25 +6,34 @@ rounds (`latency_rounds`); a network's latency is the corrected sum over its blo
 of a canary network, and so are whole networks measured later: the two can be compared, however the
 machine's speed has changed in between.
 
-Measuring happens in the driver, before workers start; with a full cache neither torch nor a
-runtime is imported.
+Measuring happens before workers start, in the driver or on the device that a `Place` stands for;
+the cache is the driver's. With a full cache neither torch nor a runtime is imported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasctl.arch import Architecture, Block, Shape
 from nasctl.errors import NasctlError
-from nasctl.latency_bench import Bench, Progress
-from nasctl.latency_cache import device_key, locked, pair_key, read_record, write_record
-from nasctl.latency_runtimes import Runtime, device_fingerprint, open_runtime, runtime_version
+from nasctl.latency_bench import Bench, Progress, silent
+from nasctl.latency_cache import (
+    DeviceRecord,
+    device_key,
+    locked,
+    pair_key,
+    read_record,
+    write_record,
+)
+from nasctl.latency_place import HERE, Place
+from nasctl.latency_runtimes import Runtime, device_fingerprint, open_runtime
 from nasctl.latency_settings import LatencySettings
 from nasctl.latency_table import LatencyEstimate, LatencyTable, WholeLatency
 
@@ -43,6 +52,8 @@ __all__ = [
 ]
 
 Pair = tuple[Block, Shape]
+BuildBlock = Callable[[Block, Shape], "nn.Module"]
+BuildNetwork = Callable[[Architecture], "nn.Module"]
 
 
 def measure_table(
@@ -50,12 +61,13 @@ def measure_table(
     calibration: Sequence[Architecture],
     settings: LatencySettings,
     *,
-    build_block: Callable[[Block, Shape], nn.Module],
-    build_network: Callable[[Architecture], nn.Module],
+    build_block: BuildBlock,
+    build_network: BuildNetwork,
     cache_path: Path | None = None,
     progress: Progress | None = None,
     seed: int = 0,
     runtime: Runtime | None = None,
+    place: Place = HERE,
 ) -> LatencyTable:
     """Measures what the cache does not have, and calibrates.
 
@@ -70,6 +82,7 @@ def measure_table(
         progress: told in words what happens.
         seed: of the order of measurements.
         runtime: instead of the one that `settings` names (tests).
+        place: where to measure; for a node of a cluster everything must be picklable.
 
     Raises:
         NasctlError: no calibration network was given.
@@ -83,28 +96,33 @@ def measure_table(
         for p in (*pairs, *(p for architecture in calibration for p in architecture.deployed()))
         if not p[0].training_only
     }
-    fingerprint = device_fingerprint(settings)
-    key = device_key(fingerprint, {type(block) for block, _ in wanted.values()})
+    device = place.device(settings, progress or silent)
+    key = device_key(device.fingerprint, {type(block) for block, _ in wanted.values()})
     choice = _choice_key(calibration, settings.calibration_networks)
     record = read_record(cache_path, key)
     if choice not in record.corrections or not record.blocks.keys() >= wanted.keys():
-        with locked(cache_path):
-            record = read_record(cache_path, key)  # another process may have measured meanwhile
-            with _runtime(runtime, settings) as opened:
-                bench = Bench(opened, settings, progress=progress, seed=seed)
-                bench.fill(
-                    record,
+        with locked(cache_path, progress or silent):
+            record = place.measure(
+                functools.partial(
+                    _filled,
+                    read_record(cache_path, key),  # another process may have measured meanwhile
                     wanted,
-                    calibration,
-                    choice,
+                    settings,
+                    calibration=(calibration, choice, build_network),
                     build_block=build_block,
-                    build_network=build_network,
-                )
+                    seed=seed,
+                    runtime=runtime,
+                ),
+                settings=settings,
+                device=device.fingerprint,
+                progress=progress or silent,
+            )
             write_record(cache_path, key, record)
     assert record.canary_ms is not None
     return LatencyTable(
-        device=fingerprint,
-        runtime=runtime_version(settings),
+        device=device.fingerprint,
+        runtime=device.runtime,
+        node=place.node,
         settings=json.loads(json.dumps(dataclasses.asdict(settings))),
         canary_ms=record.canary_ms,
         drift=record.drift,
@@ -118,20 +136,21 @@ def extend_table(
     pairs: Iterable[Pair],
     settings: LatencySettings,
     *,
-    build_block: Callable[[Block, Shape], nn.Module],
+    build_block: BuildBlock,
     cache_path: Path | None = None,
     progress: Progress | None = None,
     seed: int = 0,
     runtime: Runtime | None = None,
+    place: Place = HERE,
 ) -> LatencyTable:
     """The table with more blocks, on its scale; its own values and its correction stay as they are.
 
     What the correction says of networks of these blocks is extrapolated.
 
     Args:
-        table: measured with the same `settings`.
+        table: measured with the same `settings` in the same `place`.
         pairs: every (block, input shape) that may be asked for besides; those it has are skipped.
-        build_block, cache_path, progress, seed, runtime: see `measure_table`.
+        build_block, cache_path, progress, seed, runtime, place: see `measure_table`.
 
     Raises:
         EnvironmentProblemError: a block cannot be exported, the command or the disk fails.
@@ -144,18 +163,64 @@ def extend_table(
     key = device_key(table.device, {type(block) for block, _ in wanted.values()})
     record = read_record(cache_path, key)
     if not record.blocks.keys() >= wanted.keys():
-        with locked(cache_path):
+        with locked(cache_path, progress or silent):
             record = read_record(cache_path, key)
             if record.canary_ms is None:
                 record.canary_ms = table.canary_ms
-            with _runtime(runtime, settings) as opened:
-                bench = Bench(opened, settings, progress=progress, seed=seed)
-                bench.fill_blocks(record, wanted, build_block)
+            record = place.measure(
+                functools.partial(
+                    _filled,
+                    record,
+                    wanted,
+                    settings,
+                    calibration=None,
+                    build_block=build_block,
+                    seed=seed,
+                    runtime=runtime,
+                ),
+                settings=settings,
+                device=table.device,
+                progress=progress or silent,
+            )
             write_record(cache_path, key, record)
     assert record.canary_ms is not None
     scale = table.canary_ms / record.canary_ms
     blocks = {**table.blocks, **{k: record.blocks[k] * scale for k in wanted}}
     return dataclasses.replace(table, blocks={k: blocks[k] for k in sorted(blocks)})
+
+
+def _filled(
+    record: DeviceRecord,
+    wanted: Mapping[str, Pair],
+    settings: LatencySettings,
+    progress: Progress,
+    *,
+    calibration: tuple[Sequence[Architecture], str, BuildNetwork] | None,
+    build_block: BuildBlock,
+    seed: int,
+    runtime: Runtime | None,
+) -> DeviceRecord:
+    """The record with everything that is wanted, measured by the process that calls.
+
+    Args:
+        calibration: candidates, the key of their correction, and the module of a network; None: no
+            correction is wanted.
+    """
+    with _runtime(runtime, settings) as opened:
+        bench = Bench(opened, settings, progress=progress, seed=seed)
+        if calibration is None:
+            bench.fill_blocks(record, wanted, build_block)
+        else:
+            candidates, choice, build_network = calibration
+            bench.fill(
+                record,
+                wanted,
+                candidates,
+                choice,
+                build_block=build_block,
+                build_network=build_network,
+            )
+    return record
 
 
 def _choice_key(candidates: Sequence[Architecture], count: int) -> str:
@@ -167,11 +232,13 @@ def measure_networks(
     architectures: Sequence[Architecture],
     settings: LatencySettings,
     *,
-    build_network: Callable[[Architecture], nn.Module],
+    build_network: BuildNetwork,
     canary_ms: float | None,
     progress: Progress | None = None,
     seed: int = 0,
     runtime: Runtime | None = None,
+    place: Place = HERE,
+    device: str | None = None,
 ) -> dict[str, WholeLatency]:
     """Measures whole networks against each other in interleaved rounds.
 
@@ -186,6 +253,8 @@ def measure_networks(
         progress: told in words what happens.
         seed: of the order of measurements.
         runtime: instead of the one that `settings` names (tests).
+        place: where to measure; for a node of a cluster everything must be picklable.
+        device: the fingerprint that a node must have: `LatencyTable.device`; None: any.
 
     Returns:
         By architecture id.
@@ -197,6 +266,28 @@ def measure_networks(
     distinct = list({a.id: a for a in architectures}.values())
     if not distinct:
         return {}
+    measure = functools.partial(
+        _whole,
+        distinct,
+        settings,
+        build_network=build_network,
+        canary_ms=canary_ms,
+        seed=seed,
+        runtime=runtime,
+    )
+    return place.measure(measure, settings=settings, device=device, progress=progress or silent)
+
+
+def _whole(
+    distinct: Sequence[Architecture],
+    settings: LatencySettings,
+    progress: Progress,
+    *,
+    build_network: BuildNetwork,
+    canary_ms: float | None,
+    seed: int,
+    runtime: Runtime | None,
+) -> dict[str, WholeLatency]:
     with _runtime(runtime, settings) as opened:
         bench = Bench(opened, settings, progress=progress, seed=seed)
         return bench.whole(distinct, build_network, canary_ms)

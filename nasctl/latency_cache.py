@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,11 @@ def _read(path: Path | None) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(path: Path | None) -> Iterator[None]:
+def locked(path: Path | None, announce: Callable[[str], None]) -> Iterator[None]:
     """Holds the lock of the cache: one measurement at a time on this machine.
+
+    Args:
+        announce: told if another process holds it.
 
     Raises:
         EnvironmentProblemError: the lock file cannot be made.
@@ -116,5 +119,9 @@ def locked(path: Path | None) -> Iterator[None]:
     except OSError as error:
         raise EnvironmentProblemError(f"{lock}: cannot be written: {error}") from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            announce("waiting for another process that measures latency")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -74,6 +74,7 @@ class LatencyTable:
         drift: p50 and p90 of the machine's speed during measurement, relative to that reference.
         blocks: from the canonical JSON of [block, input shape] to milliseconds, measured alone.
         correction: `latency_fit.Correction` as plain JSON.
+        node: the name of the device in the cluster; None: the machine of the driver.
     """
 
     device: str
@@ -83,6 +84,7 @@ class LatencyTable:
     drift: tuple[float, float]
     blocks: Mapping[str, float]
     correction: Mapping[str, Any]
+    node: str | None = None
     _terms: dict[tuple[Block, Shape], float] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -131,6 +133,7 @@ class LatencyTable:
         """What a report says about the table; keys that end in `_error` are fractions."""
         errors = sorted(abs(e) for e in self.correction["leave_one_out"])
         return {
+            **self._named,
             "device": self.device,
             "runtime": self.runtime,
             "batch": self.settings["batch"],
@@ -145,9 +148,14 @@ class LatencyTable:
             "machine_drift": {"p50": self.drift[0], "p90": self.drift[1]},
         }
 
+    @property
+    def _named(self) -> dict[str, str]:
+        return {} if self.node is None else {"node": self.node}
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict; `from_json` reads it back to an equal value."""
         return {
+            **self._named,
             "device": self.device,
             "runtime": self.runtime,
             "settings": dict(self.settings),

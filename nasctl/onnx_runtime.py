@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import time
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nasctl.arch import Shape
@@ -31,13 +32,16 @@ _EXPORTER_WARNINGS = (
 )
 
 
-def export_onnx(module: nn.Module, input_shape: Shape, *, batch: int = 1) -> bytes:
+def export_onnx(
+    module: nn.Module, input_shape: Shape, *, batch: int = 1, dynamic_batch: bool = False
+) -> bytes:
     """A module as an ONNX graph in inference form: batch norms are folded into convolutions.
 
     Args:
         module: put into eval mode for the export; its mode is restored.
         input_shape: without the batch.
         batch: fixed in the graph, so that the runtime can plan its memory and kernels.
+        dynamic_batch: leave it open instead.
 
     Returns:
         The serialised model: one float32 input `input` (batch, *input_shape), one output `output`.
@@ -63,6 +67,7 @@ def export_onnx(module: nn.Module, input_shape: Shape, *, batch: int = 1) -> byt
                 dynamo=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
+                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None,
                 do_constant_folding=True,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
@@ -75,6 +80,15 @@ def export_onnx(module: nn.Module, input_shape: Shape, *, batch: int = 1) -> byt
         for m, training in modes.items():
             m.training = training
     return buffer.getvalue()
+
+
+def with_metadata(model: bytes, texts: Mapping[str, str]) -> bytes:
+    """The same graph with texts in its `metadata_props`."""
+    import onnx
+
+    graph = onnx.load_model_from_string(model)
+    onnx.helper.set_model_props(graph, dict(texts))
+    return bytes(graph.SerializeToString())
 
 
 def load_model(model: bytes) -> ModelProto:

@@ -15,29 +15,31 @@ from nasctl.latency import LatencyTable
 from nasctl.records import RunRecords, open_records
 from nasctl.report import write_report
 from nasctl.report.view import BlockRow, RunView
-from nasctl.tracking import Tracker, TrackingSettings
+from nasctl.tracking import Tracker, TrackingSettings, default_uri
 from search_spaces.blocks import BLOCKS
 
 
 def tracking_settings(section: Mapping[str, Any], output_dir: Path) -> TrackingSettings:
-    """From the `tracking` section of a configuration.
+    """From the `tracking` section of a configuration; without an address in it, the one that the
+    environment has for this machine (`NASCTL_TRACKING_URI`).
 
     Raises:
         ConfigError: an address that MLflow cannot write to.
     """
-    options = {k: v for k, v in section.items() if k != "name"}
-    return TrackingSettings(kind=section.get("name", "mlflow"), output_dir=output_dir, **options)
+    options = {k: v for k, v in section.items() if k not in ("name", "uri")}
+    return TrackingSettings(
+        kind=section.get("name", "mlflow"),
+        output_dir=output_dir,
+        uri=section.get("uri") or default_uri(),
+        **options,
+    )
 
 
 def make_tracker(
-    directory: Path, section: Mapping[str, Any], on_problem: Callable[[str], None]
+    directory: Path, settings: TrackingSettings, on_problem: Callable[[str], None]
 ) -> Tracker:
     """The projection of the run in `directory`; with `tracking=none` it does nothing."""
-    return Tracker(
-        functools.partial(open_records, directory.absolute()),
-        tracking_settings(section, directory.parent),
-        on_problem,
-    )
+    return Tracker(functools.partial(open_records, directory.absolute()), settings, on_problem)
 
 
 def publish(records: RunRecords) -> None:

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasctl.arch import Architecture, Block, Cost, Shape
 from nasctl.blocktable import BlockTable
 from nasctl.candidates import Priced
 from nasctl.environment import cache_directory
+from nasctl.errors import ConfigError
+from nasctl.executors.base import Announce, Executor
+from nasctl.executors.place import ExecutorPlace
+from nasctl.fields import canonical_json
 from nasctl.latency import LatencySettings, LatencyTable, extend_table, measure_table
-from nasctl.plugins import Registry
+from nasctl.latency_place import HERE, Place
+from nasctl.plugins import Registry, call_factory, load_plugins
 from nasctl.prepare import Problem
 from nasctl.space import Family
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from nasctl.config.ablation import AblationConfig
     from nasctl.config.schema import SearchConfig
 
-Announce = Callable[[str], None]
-"""Told in a few words what is being done."""
+__all__ = [
+    "Announce",
+    "FamilyBuilder",
+    "Pricer",
+    "Tables",
+    "latency_place",
+    "latency_settings",
+    "make_pricer",
+    "network_builder",
+    "reachable_blocks",
+]
 
 
-def latency_settings(config: SearchConfig) -> LatencySettings:
+def latency_settings(config: SearchConfig | AblationConfig) -> LatencySettings:
     """How latency is measured, from the configuration."""
-    return LatencySettings(**config.latency.model_dump(exclude={"name"}))
+    return LatencySettings(**config.latency.model_dump(exclude={"name", "node"}))
+
+
+def latency_place(
+    config: SearchConfig | AblationConfig, executor: Executor, registry: Registry
+) -> ExecutorPlace:
+    """Where latency is measured, from the configuration."""
+    return ExecutorPlace(executor=executor, node=config.latency.node, plugins=registry.sources)
 
 
 class Pricer:
@@ -85,16 +112,23 @@ def make_pricer(
     *,
     stored: Tables,
     announce: Announce,
+    place: Place = HERE,
 ) -> Pricer:
     """Everything that prices candidates: from the ledger where it is there, else from the cache,
-    else counted and measured now.
+    else counted and measured now, in `place`.
 
     Raises:
-        EnvironmentProblemError: the runtime or the device's program failed.
+        ConfigError: a node is to measure latency, and the family's costs are its own.
+        EnvironmentProblemError: the node, the runtime or the device's program failed.
         NasctlError: a block has an operation that cannot be counted.
     """
     family = problem.family
     if family.cost is not None or not problem.has_modules:
+        if place.node is not None and problem.recording is None:
+            raise ConfigError(
+                f"latency.node: {place.node}: space.family={config.space.family} has costs of its "
+                "own, nothing is measured; use latency.node=null"
+            )
         return Pricer(family, None, None)
     pairs = reachable_blocks(family, sample)
     more = _reference_blocks(problem, pairs)
@@ -108,7 +142,15 @@ def make_pricer(
     if stored.latency_table is not None:
         latency = LatencyTable.from_json(stored.latency_table)
     elif config.latency.name != "none":
-        latency = _measure_latency(config, problem, pairs, sample, announce)
+        latency = _measure_latency(
+            pairs,
+            sample,
+            _reference_blocks(problem, pairs),
+            config=config,
+            build_network=network_builder(config, problem, registry),
+            announce=announce,
+            place=place,
+        )
     return Pricer(family, blocks, latency)
 
 
@@ -122,31 +164,113 @@ def _reference_blocks(
 
 
 def _measure_latency(
-    config: SearchConfig,
-    problem: Problem,
     pairs: list[tuple[Block, Shape]],
     sample: list[Architecture],
+    more: list[tuple[Block, Shape]],
+    *,
+    config: SearchConfig,
+    build_network: Callable[[Architecture], nn.Module],
     announce: Announce,
+    place: Place,
 ) -> LatencyTable:
     """Of the family's blocks first: references may not change what candidates are judged by."""
-    from search_spaces import network
-
+    settings, cache = latency_settings(config), _latency_cache(place)
     table = measure_table(
         pairs,
         sample,
-        latency_settings(config),
-        build_block=lambda block, shape: block.build(shape),
-        build_network=problem.family.build or network.build,
-        cache_path=cache_directory() / "latency.json",
+        settings,
+        build_block=_build_block,
+        build_network=build_network,
+        cache_path=cache,
         progress=announce,
         seed=config.seed,
+        place=place,
     )
     return extend_table(
         table,
-        _reference_blocks(problem, pairs),
-        latency_settings(config),
-        build_block=lambda block, shape: block.build(shape),
-        cache_path=cache_directory() / "latency.json",
+        more,
+        settings,
+        build_block=_build_block,
+        cache_path=cache,
         progress=announce,
         seed=config.seed,
+        place=place,
     )
+
+
+def _latency_cache(place: Place) -> Path:
+    """A file for each name of a node: whoever waits for one holds the lock of its file alone."""
+    name = "latency" if place.node is None else f"latency-{place.node}"
+    return cache_directory() / f"{name}.json"
+
+
+def _build_block(block: Block, shape: Shape) -> nn.Module:
+    return block.build(shape)
+
+
+def network_builder(
+    config: SearchConfig, problem: Problem, registry: Registry, *, with_references: bool = False
+) -> Callable[[Architecture], nn.Module]:
+    """What makes the module of a network; picklable where a node is to measure.
+
+    Args:
+        with_references: reference networks are built as published, whatever the family builds.
+    """
+    from search_spaces import network
+
+    own = problem.family.build
+    published = frozenset(r.architecture.id for r in problem.references if with_references)
+    if own is None:
+        return network.build
+    if config.latency.node is None:
+        return lambda a: network.build(a) if a.id in published else own(a)
+    options = config.space.options
+    added = {k: v for k, v in problem.family_options.items() if k not in options}
+    return FamilyBuilder(
+        plugins=tuple(registry.sources),
+        family=problem.family_name,
+        options=canonical_json(options),
+        added=canonical_json(added),
+        published=published,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyBuilder:
+    """Makes the module of a network as its family does, wherever it is sent.
+
+    Attributes:
+        plugins: to be imported there.
+        family: its name.
+        options: of the family, canonical JSON.
+        added: what else it was made with, canonical JSON.
+        published: ids of reference networks, which are not of the family.
+    """
+
+    plugins: tuple[str, ...]
+    family: str
+    options: str
+    added: str
+    published: frozenset[str]
+
+    def __call__(self, architecture: Architecture) -> nn.Module:
+        from search_spaces import network
+
+        if architecture.id in self.published:
+            return network.build(architecture)
+        return _own_build(self.plugins, self.family, self.options, self.added)(architecture)
+
+
+@functools.lru_cache(maxsize=1)
+def _own_build(
+    plugins: tuple[str, ...], name: str, options: str, added: str
+) -> Callable[[Architecture], nn.Module]:
+    registry = load_plugins(plugins)
+    family: Family = call_factory(
+        registry.lookup("families", "space.family", name),
+        json.loads(options),
+        key="space.options",
+        extras={**json.loads(added), "user_blocks": registry.user_blocks},
+    )
+    assert family.build is not None, "it had one when the configuration was read"
+    return family.build

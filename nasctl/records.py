@@ -203,6 +203,13 @@ class RunRecords:
         return summary
 
     @property
+    def latency_device(self) -> dict[str, str]:
+        """The node of a cluster that measured: `node`, `device`, `runtime`; empty: the driver's
+        machine did, or nothing was measured."""
+        found = self.latency or {}
+        return {k: found[k] for k in ("node", "device", "runtime")} if "node" in found else {}
+
+    @property
     def _calibration_networks(self) -> int:
         return int((self.latency or {}).get("calibration_networks", 0))
 
@@ -247,6 +254,8 @@ class RunRecords:
                 events=self._content.events,
                 front_ids={m["arch_id"] for m in front["members"]},
             )
+        if self.latency_device:
+            front["latency_device"] = self.latency_device
         return front
 
     def front_ids(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from nasctl.engine import Engine
 from nasctl.environment import RUN_MARK, describe_environment
 from nasctl.errors import InterruptedSearchError, NasctlError
 from nasctl.executors.base import Executor, Job
+from nasctl.executors.place import ExecutorPlace
 from nasctl.executors.surroundings import environ
 from nasctl.interrupt import StopRequest, handling_signals
 from nasctl.latency import LatencySettings, measure_networks
@@ -214,22 +215,50 @@ def measure_whole(
     *,
     canary_ms: float | None,
     build_network: Callable[[Architecture], nn.Module],
-    executor: Executor,
+    place: ExecutorPlace,
+    device: str | None,
     ledger: Ledger,
     display: Display,
 ) -> None:
-    """The latency of networks, one by one and alone on the machine, into the ledger."""
-    display.phase(f"measuring {len(architectures)} networks whole, alone on the machine")
-    found = executor.run_exclusive(
-        lambda: measure_networks(
-            architectures,
-            settings,
-            canary_ms=canary_ms,
-            build_network=build_network,
-            progress=display.phase,
-        )
+    """The latency of networks, one by one and alone on the machine, into the ledger.
+
+    Args:
+        place: where; for a node of a cluster `build_network` is picklable.
+        device: the fingerprint that a node must have; None: any.
+    """
+    where = "the machine" if place.node is None else place.node
+    display.phase(f"measuring {len(architectures)} networks whole, alone on {where}")
+    found = measure_networks(
+        architectures,
+        settings,
+        canary_ms=canary_ms,
+        build_network=build_network,
+        progress=display.phase,
+        place=place,
+        device=device,
     )
     ledger.put_measurements({k: v.to_json() for k, v in found.items()})
+
+
+def settled_device(
+    place: ExecutorPlace, settings: LatencySettings, ledger: Ledger, display: Display
+) -> str | None:
+    """The fingerprint of the node that latencies of a run without a table are of: the first that
+    was asked, from then on; None: there is no node.
+
+    Raises:
+        EnvironmentProblemError: there is no such node, or it is another device by now.
+    """
+    if place.node is None:
+        return None
+    known: dict[str, str] | None = ledger.meta("latency_summary")
+    if known is None:
+        found = place.device(settings, display.phase)
+        known = {"node": place.node, "device": found.fingerprint, "runtime": found.runtime}
+        ledger.set_meta(latency_summary=known)
+    else:
+        place.check(settings, known["device"], display.phase)
+    return known["device"]
 
 
 class Announcer:

@@ -34,9 +34,24 @@ def make_job(config: SearchConfig, problem: Problem, registry: Registry, directo
     return prepare.training_job(config, problem, registry, directory)
 
 
-def make_executor(config: SearchConfig, problem: Problem, ledger: Ledger) -> Executor:
+def make_executor(
+    config: SearchConfig,
+    problem: Problem,
+    ledger: Ledger,
+    *,
+    announce: Callable[[str], None],
+    note: Callable[[str], None],
+) -> Executor:
     """The executor of the configuration; of a replay a simulated cluster, whose clock goes on from
-    what the ledger holds."""
+    what the ledger holds.
+
+    Args:
+        config: of the search.
+        problem: what is searched.
+        ledger: of the run.
+        announce: told what the executor waits for.
+        note: told what the user may want to change.
+    """
     if problem.recording is not None:
         clocks = (e.metrics.get(CLOCK, 0.0) for t in ledger.trials() for e in t.evaluations)
         return SimulatedExecutor(
@@ -48,7 +63,10 @@ def make_executor(config: SearchConfig, problem: Problem, ledger: Ledger) -> Exe
             began=max(clocks, default=0.0),
         )
     options = config.executor.model_dump(exclude={"name", "retries"})
-    return create_executor(config.executor.name, **options)
+    window = config.search.window if config.search.order == "deterministic" else None
+    return create_executor(
+        config.executor.name, **options, window=window, announce=announce, note=note
+    )
 
 
 def clock_of(executor: Executor) -> Callable[[], float]:

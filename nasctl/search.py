@@ -13,6 +13,7 @@ from nasctl.candidates import CandidateSource
 from nasctl.engine import Engine, EngineSettings
 from nasctl.evaluate import CHECKPOINTS
 from nasctl.executors.base import Executor
+from nasctl.executors.place import ExecutorPlace
 from nasctl.files import write_json
 from nasctl.front import (
     Entry,
@@ -23,9 +24,17 @@ from nasctl.front import (
 )
 from nasctl.halving import continued
 from nasctl.interrupt import StopRequest
+from nasctl.latency import LatencyTable
 from nasctl.ledger import Ledger
 from nasctl.prepare import Problem
-from nasctl.pricing import Pricer, Tables, latency_settings, make_pricer
+from nasctl.pricing import (
+    Pricer,
+    Tables,
+    latency_place,
+    latency_settings,
+    make_pricer,
+    network_builder,
+)
 from nasctl.records import RunRecords
 from nasctl.references import reference_trials
 from nasctl.rundir import OpenRun
@@ -105,13 +114,24 @@ class _Search:
 
     def work(self, tracking: Tracking) -> None:
         """Prices, trains, measures."""
-        price = self._price()
-        executor = running.make_executor(self._config, self._problem, self._ledger)
+        executor = running.make_executor(
+            self._config,
+            self._problem,
+            self._ledger,
+            announce=self._display.phase,
+            note=self._display.warning,
+        )
+        place = latency_place(self._config, executor, self._request.registry)
+        continues = self._ledger.meta("latency_table") is not None
+        price = self._price(place)
         engine = self._engine(price, tracking, running.clock_of(executor))
+        if continues and price.latency is not None and engine.has_work():
+            # Another device, or none, is not noticed after hours of training.
+            place.check(latency_settings(self._config), price.latency.device, self._display.phase)
         tracking.start()
         self._train(engine, executor)
         with tracking.paused():  # nothing else may use the machine meanwhile
-            self._measure_front(price, executor)
+            self._measure_front(price, place)
 
     def write(self, records: RunRecords) -> None:
         """The front, and beside the weights of its members what they are of."""
@@ -126,7 +146,7 @@ class _Search:
 
     # -- before training ----------------------------------------------------------------------
 
-    def _price(self) -> Pricer:
+    def _price(self, place: ExecutorPlace) -> Pricer:
         """Prices are fixed when a run is created: its ledger holds the tables from then on."""
         config, family = self._config, self._problem.family
         sample = prepare.sample_architectures(family, seed=config.seed)
@@ -141,6 +161,7 @@ class _Search:
             self._request.registry,
             stored=stored,
             announce=self._display.phase,
+            place=place,
         )
         new: dict[str, Any] = {}
         if price.blocks is not None and stored.block_costs is None:
@@ -256,7 +277,7 @@ class _Search:
             validation_images=self._ledger.meta("validation_images"),
         )
 
-    def _measure_front(self, price: Pricer, executor: Executor) -> None:
+    def _measure_front(self, price: Pricer, place: ExecutorPlace) -> None:
         """Measures front members, near-front candidates and references whole, until the front
         stands on measured networks: replacing a prediction can bring others onto it."""
         if price.latency is None:
@@ -271,19 +292,18 @@ class _Search:
             todo += [e for e in references if e.arch_id not in measured]
             if not todo:
                 return
-            self._measure(todo, price.latency.canary_ms, executor)
+            self._measure(todo, price.latency, place)
 
-    def _measure(self, todo: list[Entry], canary_ms: float, executor: Executor) -> None:
-        from search_spaces import network
-
-        published = {r.architecture.id for r in self._problem.references}
-        own_build = self._problem.family.build or network.build
+    def _measure(self, todo: list[Entry], table: LatencyTable, place: ExecutorPlace) -> None:
         measure_whole(
             [e.architecture for e in todo],
             latency_settings(self._config),
-            canary_ms=canary_ms,
-            build_network=lambda a: network.build(a) if a.id in published else own_build(a),
-            executor=executor,
+            canary_ms=table.canary_ms,
+            build_network=network_builder(
+                self._config, self._problem, self._request.registry, with_references=True
+            ),
+            place=place,
+            device=table.device,
             ledger=self._ledger,
             display=self._display,
         )

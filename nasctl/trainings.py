@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,12 @@ from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, State, Tr
 if TYPE_CHECKING:
     from nasctl.observer import Observer
 
+NODE_LOSSES = 5
+"""Machines that a training may lose before it fails: preempted ones do not use up its retries, but
+one that brings down every machine it meets has to end."""
+
+LOSSES = (OutcomeKind.LOST, OutcomeKind.NODE_LOST)
+
 
 class Trainings:
     """Every training of a run by its number; each change is in the ledger before it is told.
@@ -28,7 +35,8 @@ class Trainings:
     Args:
         ledger: open for writing; what it holds is continued.
         objectives: all must be reported for a training to be COMPLETE.
-        retries: how often one whose worker died is given out again.
+        retries: how often one whose worker died is given out again; a death of the worker's whole
+            machine does not count, see `NODE_LOSSES`.
         observer: told after each commit.
         clock: monotonic seconds, for durations.
         halving: decides at rungs; None: every training is done whole.
@@ -62,7 +70,8 @@ class Trainings:
         self._flying: dict[int, Work] = {}
         self._began: dict[int, float] = {}
         self._reasons: dict[int, str] = {}
-        self._losses: dict[int, int] = {}  # workers that died on a training
+        self._losses: Counter[int] = Counter()  # workers that died on a training
+        self._node_losses: Counter[int] = Counter()  # machines that died under it
         self._silent: set[int] = set()  # whose current attempt has not reported anything
         self._finish_stopped()
         self._queue = [  # RUNNING, and nobody works on it
@@ -70,7 +79,7 @@ class Trainings:
         ]
         for _, kind, data in ledger.events():
             if kind == "lost":
-                self._losses[data["number"]] = self._losses.get(data["number"], 0) + 1
+                self._count_loss(data["number"], node=data.get("node", False))
 
     def _all(self) -> Iterable[Trial]:
         return (*self.references.values(), *self.candidates.values())
@@ -176,20 +185,15 @@ class Trainings:
         if outcome.kind in (OutcomeKind.RELEASED, OutcomeKind.BROKEN):
             self._queue.append(work.number)
             return None
-        if outcome.kind is OutcomeKind.LOST:
-            losses = self._losses[work.number] = self._losses.get(work.number, 0) + 1
-            self._ledger.add_event("lost", number=work.number, attempt=work.attempt)
-            if losses <= self._retries:
-                self._queue.append(work.number)
-                return None
+        if outcome.kind in LOSSES and self._may_go_on_after(work, outcome):
+            self._queue.append(work.number)
+            return None
         error = reason or outcome.error
         metrics: Mapping[str, float] = {}
         if outcome.kind is OutcomeKind.COMPLETE and error is None:
             metrics, error = self._final_metrics(trial)
-        elif outcome.kind is OutcomeKind.LOST and reason is None:
-            cause = f": {outcome.error}" if outcome.error else ""
-            times = f" {n} times" if (n := self._losses[work.number]) > 1 else ""
-            error = f"its worker died{times}{cause}"
+        elif outcome.kind in LOSSES and reason is None:
+            error = self._explain_losses(work.number, outcome)
         elif error is None:
             error = "stopped" if outcome.kind is OutcomeKind.STOPPED else "failed without a reason"
         return self._finish(
@@ -199,6 +203,27 @@ class Trainings:
             metrics=metrics,
             error=error,
         )
+
+    def _may_go_on_after(self, work: Work, outcome: Outcome) -> bool:
+        """Notes a loss; whether the training is given out again."""
+        node = outcome.kind is OutcomeKind.NODE_LOST
+        data = {"reason": outcome.error} if outcome.error else {}
+        extra = {"node": True} if node else {}
+        self._ledger.add_event("lost", number=work.number, attempt=work.attempt, **data, **extra)
+        losses = self._count_loss(work.number, node=node)
+        return losses <= (NODE_LOSSES if node else self._retries)
+
+    def _count_loss(self, number: int, *, node: bool) -> int:
+        counter = self._node_losses if node else self._losses
+        counter[number] += 1
+        return counter[number]
+
+    def _explain_losses(self, number: int, outcome: Outcome) -> str:
+        node = outcome.kind is OutcomeKind.NODE_LOST
+        what = "node" if node else "worker"
+        n = (self._node_losses if node else self._losses)[number]
+        times = f" {n} times" if n > 1 else ""
+        return f"its {what} died{times}" + (f": {outcome.error}" if outcome.error else "")
 
     def _finish(
         self,

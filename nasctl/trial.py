@@ -96,6 +96,7 @@ class OutcomeKind(enum.Enum):
     FAILED = "failed"  # its own fault: NaN, out of memory, exception, timeout
     BROKEN = "broken"  # the machine's fault (no space left): the search stops, and it is done again
     LOST = "lost"  # the worker died; may be tried again
+    NODE_LOST = "node_lost"  # and its machine with it, which is no fault of the training
     RELEASED = "released"  # handed back unfinished because the search is stopping
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.servers import has_postgres
 from tests.faults.test_disk import may_mount
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,7 @@ def test_nothing_is_skipped_for_want_of_a_package() -> None:
     assert Path("/usr/bin/chromium").exists()
     assert shutil.which("tmux")
     assert importlib.util.find_spec("playwright")
+    assert has_postgres()
     assert Path("/usr/share/datasets/fashion-mnist").is_dir()
     assert may_mount(), "the full disks of tests/faults/test_disk.py need a namespace of our own"
 

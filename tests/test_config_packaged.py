@@ -45,7 +45,7 @@ class TestPackaged:
         from nasctl.config.schema import LatencyConfig
         from nasctl.latency_settings import LatencySettings
 
-        given = LatencyConfig(name="table").model_dump(exclude={"name"})
+        given = LatencyConfig(name="table").model_dump(exclude={"name", "node"})
         assert LatencySettings(**given) == LatencySettings()
 
     def test_the_default_recipe_is_the_class(self) -> None:
@@ -93,7 +93,7 @@ class TestNotes:
     def test_more_workers_than_the_window(self) -> None:
         (note,) = load(BASED, "executor.workers=8").notes
         assert "executor.workers=8 is more than search.window=4" in note
-        assert "search.window=8 or search.order=async" in note
+        assert "use search.window=24 or search.order=async" in note
         assert load(BASED, "executor.workers=8", "search.order=async").notes == ()
         assert load(BASED, "executor.workers=4").notes == ()
         assert load(BASED, "executor=inline", "search.window=1").notes == ()

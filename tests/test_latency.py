@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from nasctl import latency, latency_cache, latency_runtimes
+from nasctl import latency_cache, latency_runtimes
 from nasctl.arch import Architecture, Block, Shape
 from nasctl.errors import ConfigError, EnvironmentProblemError, NasctlError
 from nasctl.latency import (
@@ -560,9 +560,9 @@ class TestSettings:
         program = tmp_path / "bench.sh"
         program.write_text("echo 1")
         settings = LatencySettings(runtime="command", command=("sh", str(program)))
-        before = latency.runtime_version(settings)
+        before = latency_runtimes.runtime_version(settings)
         program.write_text("echo 2")
-        assert latency.runtime_version(settings) != before
+        assert latency_runtimes.runtime_version(settings) != before
 
 
 def python(code: str) -> tuple[str, ...]:

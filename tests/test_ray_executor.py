@@ -8,12 +8,11 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -280,42 +279,17 @@ def test_what_is_not_a_number_is_a_failure_of_the_job() -> None:
 
 def test_bad_settings_are_named_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        RayExecutor(workers=0, cpus=-1, gpus=1.5, timeout_s=0, address="ray://head:10001")
+        RayExecutor(
+            workers=0, cpus=-1, gpus=1.5, timeout_s=0, wait_s=-1, address="ray://head:10001"
+        )
     assert [p.split(":")[0] for p in caught.value.problems] == [
         "executor.workers",
         "executor.cpus",
         "executor.gpus",
         "executor.timeout_s",
+        "executor.wait_s",
         "executor.address",
     ]
-
-
-def test_an_unreachable_cluster_is_an_environment_problem() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    executor = RayExecutor(workers=1, address=address)
-    with pytest.raises(EnvironmentProblemError, match=f"nothing answers at {address}"):
-        executor.run(RecordingEngine(["fine"]), ScriptedJob())
-
-
-def test_a_cluster_of_another_version_is_an_environment_problem(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import ray
-
-    def init(**_: object) -> None:
-        raise RuntimeError(
-            "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1\n"
-            "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
-        )
-
-    monkeypatch.setattr(ray, "init", init)
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        executor = RayExecutor(workers=1, address=f"127.0.0.1:{server.getsockname()[1]}")
-        with pytest.raises(EnvironmentProblemError) as caught:
-            executor.run(RecordingEngine(["fine"]), ScriptedJob())
-    assert "Version mismatch: The cluster was started with: Ray: 2.9.0" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_scratch_folder_is_private_short_and_temporary(tmp_path: Path) -> None:
@@ -363,62 +337,3 @@ def test_only_dead_folders_are_removed(tmp_path: Path) -> None:
                 assert {n for n, f in folders.items() if f.exists()} == {"alive", "young"}
     finally:
         shutil.rmtree(place)
-
-
-# -- a cluster that is there already --------------------------------------------------------------
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A head node with one device, as `ray start` makes it; its token is in the environment."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    mark = secrets.token_hex(8)
-    command = "from ray.scripts.scripts import main; main()"
-    options = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--disable-usage-stats"]
-    options += ["--include-dashboard=false", '--resources={"phone": 1}']
-    with scratch_dir() as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-c", command, "start", *options, f"--temp-dir={folder}"],
-            env={**os.environ, MARK: mark},
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, b"")
-        assert any(b"--block" in line for line in lines), "the head did not start"
-        yield f"127.0.0.1:{port}"
-        for pid in _marked(mark):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        _until(lambda: not _marked(mark), 15)
-
-
-def test_a_running_cluster_is_used_and_left_running(
-    cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    executor = RayExecutor(workers=2, cpus=0.5, address=cluster)
-    engine = RecordingEngine(["fine", "raise", "fine"])
-    executor.run(engine, ScriptedJob(payload=DATA))
-    assert [o.kind.name for _, o in sorted(engine.outcomes.items())] == [
-        "COMPLETE",
-        "FAILED",
-        "COMPLETE",
-    ]
-    assert executor.run_exclusive(os.getpid, "phone") != os.getpid()
-    assert executor.run_exclusive(os.getpid) == os.getpid()
-    with pytest.raises(ZeroDivisionError):
-        executor.run_exclusive(lambda: 1 // 0, "phone")
-    with pytest.raises(EnvironmentProblemError, match=r"no node .* offers .*'tablet'"):
-        executor.run_exclusive(os.getpid, "tablet")
-    greedy = RayExecutor(workers=1, gpus=1, address=cluster)
-    with pytest.raises(EnvironmentProblemError, match=r"executor.gpus: 1 asked for, Ray sees 0"):
-        greedy.run(RecordingEngine(["fine"]), ScriptedJob())
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with pytest.raises(EnvironmentProblemError, match=f"no connection to .*{cluster}") as caught:
-        executor.run(RecordingEngine(["fine"]), ScriptedJob())
-    assert "wrong RAY_AUTH_TOKEN" in str(caught.value)

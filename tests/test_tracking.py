@@ -462,13 +462,16 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("failed with error code 401 != 200", "wants a login (401)"),
+            ("failed with error code 401 != 200", "refuses the login of its address (401)"),
             ("API request failed with error code 403 != 200", "forbids it (403)"),
             ("error code 403. Response body: 'Invalid Host header'", "--allowed-hosts box:5000"),
             ("[Errno 111] Connection refused", "refused the connection"),
             ("RemoteDisconnected('Remote end closed')", "broke the connection"),
             ("Read timed out. (read timeout=5)", "does not answer within 5 s"),
             ("[Errno -2] Name or service not known", "unknown host 'box:5000'"),
+            ("ResponseError('too many 503 error responses')", "(503); is its database running?"),
+            ("FATAL:  password authentication failed for user", "wants a password, or another one"),
+            ("No module named 'psycopg'", "pip install 'nasctl[cluster]'"),
             ("Detected out-of-date database schema", "mlflow db upgrade"),
             ("database or disk is full", "no space left"),
             ("something else", "RuntimeError: something else"),
@@ -480,10 +483,21 @@ class TestSettings:
         assert line.startswith("MLflow at http://***@box:5000")
         assert says in line
 
+    def test_a_login_that_is_missing_is_no_wrong_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+        settings = TrackingSettings(output_dir=tmp_path, uri="http://box:5000")
+        error = RuntimeError("failed with error code 401 != 200")
+        assert "wants a login (401); set MLFLOW_TRACKING_USERNAME" in explain(error, settings)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        assert "refuses the login of MLFLOW_TRACKING_USERNAME" in explain(error, settings)
+
     def test_ui_listens_here_only_and_starts_no_jobs(self, tmp_path: Path) -> None:
         command = ui_command(TrackingSettings(output_dir=tmp_path))
         argv = command.argv
-        assert argv[argv.index("--backend-store-uri") + 1] == f"sqlite:///{tmp_path}/mlflow.db"
+        # Not in the command, which everybody can read.
+        assert command.env["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
         assert argv[argv.index("--host") + 1] == "127.0.0.1"
         assert command.url == "http://127.0.0.1:" + argv[argv.index("--port") + 1]
         assert command.env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"

@@ -79,6 +79,7 @@ class FakeRecords:
     )
     rejected_count: int = 5
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
+    latency_device: dict[str, str] = field(default_factory=dict)
     front: set[str] = field(default_factory=set)
     files: list[tuple[Path, str]] = field(default_factory=list)
     published: list[Trial] = field(default_factory=list)

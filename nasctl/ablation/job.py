@@ -45,6 +45,17 @@ class AblationJob:
         """The same job with other data."""
         return dataclasses.replace(self, datasets=payload)
 
+    @property
+    def folders(self) -> dict[str, str]:
+        """What a worker writes into, by name."""
+        return self.inner.folders if isinstance(self.inner, TrainingJob) else {}
+
+    def with_folders(self, folders: Mapping[str, str]) -> AblationJob:
+        """The same job, writing elsewhere."""
+        if not isinstance(self.inner, TrainingJob):
+            return self
+        return dataclasses.replace(self, inner=self.inner.with_folders(folders))
+
     def prepare(self) -> None:
         """Once per worker process."""
         self.inner.prepare()

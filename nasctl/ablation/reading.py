@@ -67,6 +67,7 @@ def _setting(records: RunRecords, config: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": dict(config["recipe"]),
         "evaluator": config["evaluator"],
         "environment": records.environment,
+        **({"latency_device": records.latency_device} if records.latency_device else {}),
         "learning_rate": (
             config["learning_rate"]["policy"] if config["evaluator"] == "train" else "shared"
         ),

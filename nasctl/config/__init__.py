@@ -14,7 +14,7 @@ from nasctl.config.packaged import (
     list_configs,
     packaged_folder,
 )
-from nasctl.config.resume import ablation_diff, config_diff, resolved_yaml
+from nasctl.config.resume import ablation_diff, config_diff, resolved_yaml, stored_config
 
 __all__ = [
     "LoadedAblation",
@@ -30,4 +30,5 @@ __all__ = [
     "packaged_folder",
     "recipe_problems",
     "resolved_yaml",
+    "stored_config",
 ]

@@ -19,6 +19,7 @@ from nasctl.config.consistency import (
     executor_problems,
     latency_problems,
     no_width,
+    node_problems,
     section_of,
     unknown_network,
 )
@@ -50,7 +51,8 @@ def ablation_contradictions(data: Mapping[str, Any]) -> list[Problem]:
     """Every problem that the keys have with each other."""
     problems = [*_baseline_problems(data), *_factors_problems(data), *_claims_problems(data)]
     problems += [*_seeds_problems(data), *_positive_problems(data), *_rate_problems(data)]
-    problems += [*latency_problems(section_of(data, "latency")), *executor_problems(data)]
+    problems += [*latency_problems(section_of(data, "latency")), *node_problems(data)]
+    problems += executor_problems(data)
     if data.get("evaluator") in ("table", "replay"):
         problems.append(
             (("evaluator",), f"{data['evaluator']} is for searches; an ablation trains: use train")

@@ -40,7 +40,7 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
             remedy = "set it to null or use latency=table"
             key = ("constraints", "latency_ms")
             problems.append((key, f"needs a latency, but latency=none; {remedy}"))
-    problems += latency_problems(latency)
+    problems += [*latency_problems(latency), *node_problems(data)]
     problems += _reference_network_problems(data)
     problems += _evaluator_problems(data)
     problems += halving_problems(data)
@@ -125,13 +125,31 @@ def no_width(name: str) -> str:
 def latency_problems(latency: Mapping[str, Any]) -> list[Problem]:
     """What the settings of latency themselves say: `compile` needs `runtime=torch`, ..."""
     try:
-        LatencySettings(**{k: v for k, v in latency.items() if k != "name"})
+        LatencySettings(**{k: v for k, v in latency.items() if k not in ("name", "node")})
     except ConfigError as error:
         split = (problem.partition(": ") for problem in error.problems)
         return [(tuple(key.split(".")), text) for key, _, text in split]
     except TypeError:
         return []  # a key or a type that the schema reports
     return []
+
+
+def node_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a device of a cluster needs; of no matter in a replay, which measures nothing."""
+    key, latency = ("latency", "node"), section_of(data, "latency")
+    node, evaluator = latency.get("node"), data.get("evaluator")
+    if node is None or evaluator == "replay":
+        return
+    if latency.get("name") == "none":
+        yield key, f"{shown(node)} measures nothing with latency=none; use latency=table or null"
+    elif evaluator == "table":
+        yield key, f"{shown(node)} measures nothing with evaluator=table; use null"
+    elif section_of(data, "executor").get("address") is None:
+        yield (
+            key,
+            f"{shown(node)} is looked for on a Ray cluster; give executor=ray "
+            "executor.address=HOST:PORT",
+        )
 
 
 def section_of(data: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nasctl.errors import ConfigError
+from nasctl.tracking.text import redact
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
@@ -73,9 +74,9 @@ def dotted(key: Key) -> str:
 
 
 def shown(value: object, *, limit: int = 60) -> str:
-    """A value in an error message: repr, cut to `limit` characters."""
+    """A value in an error message: repr without passwords, cut to `limit` characters."""
     try:
-        text = repr(value)
+        text = redact(repr(value))
     except ValueError:  # int to text conversion is limited by the interpreter
         return "a number with thousands of digits"
     return text if len(text) <= limit else text[: limit - 3] + "..."

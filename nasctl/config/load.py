@@ -37,6 +37,7 @@ class Loaded:
         source: the file.
         overrides: as typed.
         user_text: the text of the file.
+        files: the user's files that took part, the one given first; none of the packaged ones.
         notes: what was decided for the user, and what is allowed but unwise; a line each.
     """
 
@@ -44,6 +45,7 @@ class Loaded:
     source: Path
     overrides: tuple[str, ...]
     user_text: str
+    files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -111,6 +113,7 @@ def _load_search(config: str, overrides: tuple[str, ...]) -> LoadedConfig:
         source=path,
         overrides=overrides,
         user_text=composed.layers[0].file.text,
+        files=_files(composed),
         notes=(*notes, *_notes(checked)),
     )
 
@@ -139,6 +142,7 @@ def load_ablation(config: str, overrides: Sequence[str] = ()) -> LoadedAblation:
         source=path,
         overrides=tuple(overrides),
         user_text=read.composed.layers[0].file.text,
+        files=_files(read.composed),
     )
 
 
@@ -148,6 +152,11 @@ def recipe_problems(recipe: Mapping[str, Any]) -> list[str]:
     from nasctl.config.type_errors import value_problems
 
     return [f"recipe.{key}: {message}" for key, message in value_problems(RecipeConfig, recipe)]
+
+
+def _files(composed: Composed) -> tuple[Path, ...]:
+    found = (Path(layer.file.path) for layer in composed.layers if not layer.is_packaged)
+    return tuple(dict.fromkeys(found))
 
 
 class _Read(NamedTuple):
@@ -244,14 +253,17 @@ def _drop_latency(data: dict[str, Any], composed: Composed) -> list[str]:
 def _notes(config: SearchConfig) -> Iterator[str]:
     if config.search.duplicates == "repeat" and config.search.max_seeds == 1:
         yield "search.duplicates=repeat repeats nothing with search.max_seeds=1"
-    # Without a number there are as many workers as fit on this machine, or on the driver's.
+    # Without a number there are as many workers as fit on this machine; what fits on a cluster is
+    # known when it is there, and said by its executor.
     workers = worker_count(config.executor.workers, config.executor.cpus)
+    if config.executor.workers is None and config.executor.address is not None:
+        workers = 1
     window = config.search.window
     is_ray, is_ordered = config.executor.name == "ray", config.search.order == "deterministic"
     if is_ray and is_ordered and workers > window:
         yield (
             f"executor.workers={workers} is more than search.window={window}: the others wait; "
-            f"use search.window={workers} or search.order=async"
+            f"use search.window={3 * workers} or search.order=async"
         )
     startup = config.sampler.options.get("startup_trials", 0)
     if config.sampler.name in ("tpe", "gp") and config.trials <= startup:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nasctl.config import guard
 from nasctl.config.guard import Key, dotted
 from nasctl.config.values import leaves
+from nasctl.errors import EnvironmentProblemError
 
 if TYPE_CHECKING:
     from nasctl.config.ablation import AblationConfig
@@ -23,6 +24,27 @@ def resolved_yaml(config: SearchConfig | AblationConfig) -> str:
     done = "searched" if "trials" in type(config).model_fields else "run"
     header = f"# The resolved configuration of this run; it can be {done} again as it is.\n"
     return header + guard.dump(config.model_dump(mode="json"))
+
+
+def stored_config(stored: Mapping[str, Any], *, source: str) -> SearchConfig:
+    """The configuration of a search, from the values that its ledger holds.
+
+    Args:
+        source: the run, for messages.
+
+    Raises:
+        EnvironmentProblemError: it was stored by another version of nasctl.
+    """
+    from nasctl.config.schema import SearchConfig
+    from nasctl.config.type_errors import value_problems
+
+    problems = value_problems(SearchConfig, stored)
+    if problems:
+        key, message = problems[0]
+        raise EnvironmentProblemError(
+            f"{source}: its configuration is of another version of nasctl: {key}: {message}"
+        )
+    return SearchConfig(**stored)
 
 
 def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -56,6 +78,8 @@ def _diff(
         was, now = before.get(key, "absent"), after.get(key, "absent")
         if (was == now and type(was) is type(now)) or key[0] in free:
             continue
+        if key not in before and now is None:
+            continue  # the run is of a time before this key; null is what it was like then
         if key == rising:
             if isinstance(was, int) and isinstance(now, int) and now > was:
                 continue

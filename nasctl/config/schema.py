@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from nasctl.config.guard import Key
 from nasctl.fidelity import HalvingSettings
 from nasctl.recipe import Recipe, Schedule
+from nasctl.tracking import password_problem, uri_problem
 from nasctl.trial import Direction
 
 GROUPS = ("data", "recipe", "fidelity", "sampler", "latency", "executor", "tracking")
@@ -60,6 +61,12 @@ def _slug(name: str) -> str:
     return name
 
 
+def _node_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name, flags=re.ASCII):
+        raise ValueError("use letters, digits, '-' and '_', at most 100")
+    return name
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
@@ -79,6 +86,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 RunName = Annotated[str, BeforeValidator(_number_to_text), AfterValidator(_slug)]
+NodeName = Annotated[str, BeforeValidator(_number_to_text), AfterValidator(_node_name)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -200,6 +208,7 @@ class LatencyConfig(Section):
     """Where the latency of a candidate comes from; `none`: there is no latency."""
 
     name: Literal["table", "none"]
+    node: NodeName | None = None
     runtime: Literal["onnxruntime", "torch", "command"] = "onnxruntime"
     batch: Count = 1
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -226,6 +235,7 @@ class ExecutorConfig(Section):
     retries: CountOrZero
     timeout_s: Positive | None
     address: Name | None
+    wait_s: NonNegative = 60.0
 
 
 class ReplayConfig(Section):
@@ -236,11 +246,17 @@ class ReplayConfig(Section):
     crash_rate: BelowOne
 
 
+def _store(uri: str) -> str:
+    if problem := password_problem(uri) or uri_problem(uri):
+        raise ValueError(problem)
+    return uri
+
+
 class TrackingConfig(Section):
     """Where runs are shown beside the ledger."""
 
     name: Literal["mlflow", "none"]
-    uri: Name | None = None
+    uri: Annotated[Name, AfterValidator(_store)] | None = None
     experiment: Text = "nasctl"
     artifacts: bool = True
     timeout_s: Annotated[int, Field(ge=1, le=3600)] = 5

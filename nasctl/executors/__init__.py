@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nasctl.environment import worker_count
-from nasctl.executors.base import Executor
+from nasctl.executors.base import Announce, Executor, silent
 from nasctl.executors.inline import InlineExecutor
 from nasctl.executors.ray import RayExecutor
 
@@ -18,8 +18,12 @@ def create_executor(
     gpus: float = 0.0,
     timeout_s: float | None = None,
     address: str | None = None,
+    wait_s: float = 60.0,
+    window: int | None = None,
+    announce: Announce = silent,
+    note: Announce = silent,
 ) -> Executor:
-    """The executor `ray` or `inline` (which has one worker, this process).
+    """The executor `ray` or `inline` (which has one worker, this process); see `RayExecutor`.
 
     Raises:
         ConfigError: numbers that cannot be.
@@ -27,9 +31,13 @@ def create_executor(
     if name == "inline":
         return InlineExecutor(timeout_s=timeout_s)
     return RayExecutor(
-        workers=worker_count(workers, cpus),
+        workers=worker_count(workers, cpus) if address is None else workers,
         cpus=cpus,
         gpus=gpus,
         timeout_s=timeout_s,
         address=address,
+        wait_s=wait_s,
+        window=window,
+        announce=announce,
+        note=note,
     )

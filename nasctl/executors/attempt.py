@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nasctl.executors.base import Job, failure
 from nasctl.trial import EpochMetrics, Outcome, OutcomeKind, Work
@@ -18,11 +19,15 @@ class Message:
         epoch: 1, 2, ...; 0 when there is nothing to report.
         metrics: of that epoch.
         outcome: None while there is more to come.
+        files: what the worker wrote out of sight of the run's folder; see `executors.travel`.
+        node: where it trains, as Ray names it.
     """
 
     epoch: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     outcome: Outcome | None = None
+    files: dict[str, Any] = field(default_factory=dict)
+    node: str = ""
 
 
 class Attempt:

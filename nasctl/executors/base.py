@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from nasctl.engine import Signal
-from nasctl.errors import EnvironmentProblemError, NasctlError
+from nasctl.errors import ConfigError, EnvironmentProblemError, NasctlError
 from nasctl.trial import Outcome, OutcomeKind, Work
 
 T = TypeVar("T")
+
+Announce = Callable[[str], None]
+"""Told in a few words what is being done."""
+
+DEVICE_PREFIX = "latency_device:"
+"""Of the Ray resource by which a node offers itself to be measured on; the rest is its name."""
+
+
+def silent(text: str) -> None:
+    """Tells nobody."""
+    del text
 
 
 class Job(Protocol):
@@ -36,6 +47,18 @@ class Job(Protocol):
 
     def __call__(self, work: Work) -> Iterator[Mapping[str, float]]:
         """Yields the metrics of epoch 1, 2, ..."""
+
+
+@runtime_checkable
+class WritingJob(Protocol):
+    """A job that writes files; where the run's folder is out of sight, they travel to it."""
+
+    @property
+    def folders(self) -> Mapping[str, str]:
+        """What it writes into, absolute, by name; `NAME/TRIAL/` is of that trial alone."""
+
+    def with_folders(self, folders: Mapping[str, str]) -> Self:
+        """The same job, writing into others of the same names."""
 
 
 class EngineLike(Protocol):
@@ -67,13 +90,40 @@ class Executor(Protocol):
         error of the engine itself (a full disk) propagates as it is, and nothing runs any more.
         """
 
-    def run_exclusive(self, fn: Callable[[], T], resource: str | None = None) -> T:
+    def run_exclusive(
+        self,
+        fn: Callable[[Announce], T],
+        resource: str | None = None,
+        *,
+        announce: Announce = silent,
+        alone: bool = True,
+    ) -> T:
         """Calls `fn` while nothing of this search trains. Not to be called during `run`.
 
         Args:
-            fn: picklable, with a picklable result.
-            resource: the cluster resource (a device) to run on; None: this process.
+            fn: given what to tell in words what happens; with a `resource` picklable, and its
+                result too.
+            resource: of the cluster (a device), on whose node to run; None: this process.
+            announce: told what is waited for, and what `fn` tells.
+            alone: on that node nothing else may run meanwhile, neither of this search nor of
+                others; False: trainings may, but no other `run_exclusive` of the resource.
+
+        Raises:
+            ConfigError: there is no cluster that could have the resource.
         """
+
+
+def check_no_resource(resource: str | None) -> None:
+    """Of executors without a cluster: a measurement that is asked for elsewhere is not made here.
+
+    Raises:
+        ConfigError: there is a resource.
+    """
+    if resource is not None:
+        name = resource.removeprefix(DEVICE_PREFIX)
+        raise ConfigError(
+            f"latency.node: {name} is looked for on a cluster; give executor.address=HOST:PORT"
+        )
 
 
 def failure(error: BaseException) -> Outcome:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from nasctl.engine import Signal
 from nasctl.executors.attempt import Attempt
-from nasctl.executors.base import EngineLike, Job
+from nasctl.executors.base import Announce, EngineLike, Job, check_no_resource, silent
 from nasctl.trial import Outcome, OutcomeKind, Work
 
 T = TypeVar("T")
@@ -33,10 +33,18 @@ class InlineExecutor:
         # Alone, this process never has to wait for anybody: there is no running trial left.
         assert work is Signal.DONE, "the engine waits for work that nobody does"
 
-    def run_exclusive(self, fn: Callable[[], T], resource: str | None = None) -> T:
+    def run_exclusive(
+        self,
+        fn: Callable[[Announce], T],
+        resource: str | None = None,
+        *,
+        announce: Announce = silent,
+        alone: bool = True,
+    ) -> T:
         """Nothing else runs in this process: calls `fn`."""
-        del resource
-        return fn()
+        del alone
+        check_no_resource(resource)
+        return fn(announce)
 
     def _train(self, engine: EngineLike, job: Job, work: Work) -> Outcome:
         began = time.monotonic()

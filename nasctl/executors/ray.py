@@ -14,15 +14,37 @@ import math
 import pickle
 import secrets
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
-from nasctl.executors.base import EngineLike, Job
-from nasctl.executors.reaper import children, reaper
+from nasctl.executors.base import (
+    Announce,
+    EngineLike,
+    Job,
+    WritingJob,
+    check_no_resource,
+    silent,
+)
+from nasctl.executors.ray_cluster import (
+    AUTO,
+    CONTINUE,
+    HeadCheck,
+    LocalCheck,
+    answers,
+    check_reachable,
+    explained,
+    gone_explained,
+    host_port,
+    last_line,
+    last_resort,
+    raylet_children,
+    resolved,
+    token_environment,
+)
+from nasctl.executors.ray_membership import Membership, Need, alive_nodes
+from nasctl.executors.reaper import reaper
 from nasctl.executors.scratch import scratch_dir
 from nasctl.executors.surroundings import (
     environ,
@@ -32,6 +54,7 @@ from nasctl.executors.surroundings import (
     replaced,
     silenced,
 )
+from nasctl.executors.travel import Inbox
 
 if TYPE_CHECKING:
     from nasctl.executors.ray_tune import Flights
@@ -52,15 +75,20 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "inf",
 }
+WORKER_ENVIRONMENT = (
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+    "RAY_CHDIR_TO_TRIAL_DIR",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS",
+)
+"""What workers on other nodes need of it."""
+RETRIES = 3
+"""Of the first words with a head, a second apart."""
 SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE", "TUNE_ORIG_WORKING_DIR")
 TOKEN = secrets.token_hex(32)
 """Guards a local cluster, which listens on all interfaces. In memory only; one per process,
 because Ray reads it once."""
 
 OBJECT_STORE_BYTES = 100 * 2**20  # beside the payload; Ray's minimum is 75 MiB
-CONNECT_S = 10.0
-CHECK_S = 5.0
-CONTINUE = "; every finished trial is kept, the same command continues"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,27 +96,40 @@ class RayExecutor:
     """Runs `workers` trainings at a time, each in a warm process of its own.
 
     Args:
-        workers: trainings at a time.
+        workers: trainings at a time; on a running cluster at most so many, and None: as many as
+            its nodes have room for, counted again as they join and leave.
         cpus: per training; fractions are allowed.
         gpus: per training; fractions share a GPU.
         timeout_s: a training that takes longer fails; None: no limit.
-        address: `host:port` of a running cluster's head, as seen from one of its nodes;
-            None: a private cluster on this machine, which ends with the run.
+        address: `host:port` of a running cluster's head, as seen from one of its nodes; `auto`:
+            the cluster whose job this process is; None: a private cluster on this machine, which
+            ends with the run.
+        wait_s: how long a running cluster may be without a node that can run a training.
+        window: how many trainings the search has out at most, None: any number; to say it where a
+            cluster has room for more.
+        announce: told what is being waited for.
+        note: told what the user may want to change.
 
     Raises:
         ConfigError: a number out of range, or an address of another form.
         EnvironmentProblemError: Ray cannot start, be reached or give what a training asks for.
     """
 
-    workers: int
+    workers: int | None
     cpus: float = 1.0
     gpus: float = 0.0
     timeout_s: float | None = None
     address: str | None = None
+    wait_s: float = 60.0
+    window: int | None = None
+    announce: Announce = silent
+    note: Announce = silent
 
     def __post_init__(self) -> None:
         problems = []
-        if self.workers < 1:
+        if self.workers is None and self.address is None:
+            problems.append("executor.workers: expected a number where there is no address")
+        if self.workers is not None and self.workers < 1:
             problems.append(f"executor.workers: expected at least 1, got {self.workers}")
         if not (math.isfinite(self.cpus) and self.cpus > 0):
             problems.append(f"executor.cpus: expected more than 0, got {self.cpus}")
@@ -98,8 +139,10 @@ class RayExecutor:
             problems.append(f"executor.gpus: above 1 only whole numbers, got {self.gpus}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             problems.append(f"executor.timeout_s: expected more than 0, got {self.timeout_s}")
-        if self.address is not None and not _host_port(self.address):
-            problems.append(f"executor.address: expected host:port, got {self.address!r}")
+        if not self.wait_s >= 0:
+            problems.append(f"executor.wait_s: expected 0 or more, got {self.wait_s}")
+        if self.address not in (None, AUTO) and host_port(str(self.address)) is None:
+            problems.append(f"executor.address: expected host:port or auto, got {self.address!r}")
         if problems:
             raise ConfigError(problems)
 
@@ -110,9 +153,15 @@ class RayExecutor:
                 return
             from nasctl.executors.ray_tune import Flights
 
-            flights = Flights(engine=engine, workers=self.workers, timeout_s=self.timeout_s)
+            membership = self._membership()
+            flights = Flights(
+                engine=engine,
+                workers=membership.workers if membership is not None else self._local_workers(),
+                timeout_s=self.timeout_s,
+                inbox=_inbox(job) if membership is not None else Inbox({}),
+            )
             try:
-                self._tune(flights, job, folder)
+                self._tune(flights, job, folder, membership)
             finally:
                 flights.release()
             if flights.error is not None:
@@ -120,45 +169,40 @@ class RayExecutor:
             if not flights.ending:
                 raise EnvironmentProblemError("Ray Tune ended before the search did")
 
-    def run_exclusive(self, fn: Callable[[], T], resource: str | None = None) -> T:
-        """See `Executor.run_exclusive`; on one machine always in this process."""
+    def run_exclusive(
+        self,
+        fn: Callable[[Announce], T],
+        resource: str | None = None,
+        *,
+        announce: Announce = silent,
+        alone: bool = True,
+    ) -> T:
+        """See `Executor.run_exclusive`."""
         if resource is None or self.address is None:
-            return fn()
+            check_no_resource(resource)
+            return fn(announce)
         with silenced("ray"), self._cluster(object_bytes=0):
-            import ray
+            from nasctl.executors.ray_exclusive import call_there
 
-            have = ray.cluster_resources().get(resource, 0)
-            if have < 1:
-                raise EnvironmentProblemError(
-                    f"latency device: no node of the cluster {self.address} offers the Ray "
-                    f"resource {resource!r}"
-                )
-            from ray.exceptions import RayTaskError
+            check = HeadCheck(resolved(self.address))
+            return call_there(fn, resource, alone=alone, announce=announce, check=check)
 
-            def call() -> T:  # Ray takes nothing but plain functions
-                return fn()
-
-            remote = ray.remote(call).options(num_cpus=0, resources={resource: 1})
-            try:
-                result: T = ray.get(remote.remote())
-            except RayTaskError as error:
-                raise error.cause from None
-            return result
-
-    def _tune(self, flights: Flights, job: Job, folder: str) -> None:
+    def _tune(self, flights: Flights, job: Job, folder: str, membership: Membership | None) -> None:
         from ray import tune
         from ray.exceptions import RayError
 
-        from nasctl.executors import ray_tune
+        from nasctl.executors import ray_tune, ray_worker
 
+        check = LocalCheck() if self.address is None else HeadCheck(resolved(self.address))
+        pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(flights.workers)}
         try:
-            with _inherited_environment() if self.address is None else contextlib.nullcontext():
+            with _own_environment(inherited=self.address is None), environ(pending):
                 tune.run(
-                    ray_tune.trainable(job),
+                    ray_worker.trainable(job, travels=membership is not None),
                     name="trials",
                     search_alg=ray_tune.EngineSearcher(flights),
                     scheduler=ray_tune.EngineScheduler(
-                        flights, workers=self.workers, check_cluster=self._cluster_check()
+                        flights, check_cluster=check, membership=membership
                     ),
                     stop=ray_tune.EngineStopper(flights),
                     num_samples=-1,
@@ -171,34 +215,38 @@ class RayExecutor:
                     verbose=0,
                 )
         except (RayError, tune.TuneError, RuntimeError, OSError) as error:
-            raise EnvironmentProblemError(f"Ray failed: {_last_line(error)}{CONTINUE}") from error
+            raise EnvironmentProblemError(f"Ray failed: {last_line(error)}{CONTINUE}") from error
 
     @contextlib.contextmanager
     def _cluster(self, *, object_bytes: int) -> Iterator[str]:
         """Ray, connected; yields a folder for its files. Nothing of it is left afterwards."""
-        environment = {**ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(self.workers)}
         if self.address is None:
-            environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+            address = None
+            environment = ENVIRONMENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         else:
-            _check_reachable(self.address)
-        with environ(environment, also=SET_BY_RAY), scratch_dir() as folder, kept_handlers():
+            address = resolved(self.address)
+            environment = ENVIRONMENT | token_environment()
+            check_reachable(address)
+        watched = contextlib.nullcontext() if address is None else last_resort(address)
+        with (
+            watched,
+            environ(environment, also=SET_BY_RAY),
+            scratch_dir() as folder,
+            kept_handlers(),
+        ):
             import ray
 
             # Prints the raylet's remarks on dead workers, in spite of log_to_driver=False.
             printer = importlib.import_module("ray._private.worker")
             with replaced(printer, print_to_stdstream=_nothing):
                 try:
-                    self._connect(folder, object_bytes)
-                    with reaper(_raylet_children()) as reap:
-                        try:
-                            yield folder
-                        except _ClusterGoneError as error:
-                            reap()
-                            raise EnvironmentProblemError(f"{error}{CONTINUE}") from None
+                    self._connect(folder, object_bytes, address)
+                    with reaper(raylet_children()) as reap, gone_explained(reap):
+                        yield folder
                 finally:
                     ray.shutdown()
 
-    def _connect(self, folder: str, object_bytes: int) -> None:
+    def _connect(self, folder: str, object_bytes: int, address: str | None) -> None:
         import ray
 
         # Both were cached if the program imported Ray before us, or had another cluster.
@@ -208,74 +256,77 @@ class RayExecutor:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         handlers = handlers_now()
         try:
-            if self.address is not None:
-                ray.init(address=self.address, **common)
+            if address is not None:
+                # Something answers there: one that refuses us would be asked for 20 s.
+                constants = importlib.import_module("ray._private.ray_constants")
+                with replaced(constants, NUM_REDIS_GET_RETRIES=RETRIES):
+                    ray.init(address=address, **common)
             else:
-                # The autoscaler's monitor, the dashboard's server (in spite of
-                # include_dashboard=False) and the log monitor do nothing for us, but take
-                # seconds of both cores while the first trainings want to start.
-                node: Any = importlib.import_module("ray._private.node").Node
-                # A group of their own: a signal to ours (a terminal's Ctrl-C, a service manager's
-                # SIGTERM) is for the driver, which ends them when it is done.
-                services: Any = importlib.import_module("ray._private.services")
-                popen = functools.partial(services.ConsolePopen, process_group=0)
-                with (
-                    replaced(services, ConsolePopen=popen),
-                    replaced(
-                        node,
-                        start_monitor=_nothing,
-                        start_api_server=_nothing,
-                        start_log_monitor=_nothing,
-                    ),
-                ):
-                    ray.init(
-                        address="local",
-                        num_cpus=math.ceil(self.workers * self.cpus),
-                        num_gpus=0 if self.gpus == 0 else None,
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE_BYTES + object_bytes,
-                        _temp_dir=folder,
-                        **common,
-                    )
+                self._start_here(folder, object_bytes, common)
         except SystemExit:  # SIGTERM met the handler that ray.init installs
             install_handlers(handlers)
             signal.raise_signal(signal.SIGTERM)
             return
         except Exception as error:  # whatever it is, the user's environment has to be mended
-            where = f"the cluster at {self.address}" if self.address else "Ray on this machine"
-            message = (
-                f"executor.address: no connection to {where}: {_last_line(error)} (something "
-                "answers there; wrong RAY_AUTH_TOKEN, or no Ray node on this machine?)"
-            )
-            if self.address is None:
-                message = f"Ray does not start: {_last_line(error)}"
+            message = f"Ray does not start: {last_line(error)}"
+            if address is not None:
+                message = explained(error, address)
             raise EnvironmentProblemError(message) from error
         install_handlers(handlers)
-        self._check_resources(ray.cluster_resources())
+        if address is None:
+            self._check_resources(ray.cluster_resources())
 
-    def _cluster_check(self) -> Callable[[], None]:
-        """Raises once the cluster is gone; a driver that waits is ended by Ray after a minute."""
-        head = _host_port(self.address) if self.address is not None else None
-        node: Any = importlib.import_module("ray._private.worker")._global_node
-        due = time.monotonic() + CHECK_S
-        missed = 0
+    def _start_here(self, folder: str, object_bytes: int, common: Mapping[str, Any]) -> None:
+        import ray
 
-        def check() -> None:
-            nonlocal due, missed
-            if head is None:
-                dead = [kind for kind, _ in node.dead_processes()]
-                if dead:
-                    raise _ClusterGoneError(f"Ray's {', '.join(dead)} died")
-            elif time.monotonic() > due:
-                missed = 0 if _answers(head, timeout_s=1.0) is None else missed + 1
-                due = time.monotonic() + CHECK_S
-                if missed == 3:
-                    raise _ClusterGoneError(f"executor.address: {self.address} does not answer")
+        # The autoscaler's monitor, the dashboard's server (in spite of include_dashboard=False) and
+        # the log monitor do nothing for us, but take seconds of both cores while the first
+        # trainings want to start.
+        node: Any = importlib.import_module("ray._private.node").Node
+        # A group of their own: a signal to ours (a terminal's Ctrl-C, a service manager's SIGTERM)
+        # is for the driver, which ends them when it is done.
+        services: Any = importlib.import_module("ray._private.services")
+        popen = functools.partial(services.ConsolePopen, process_group=0)
+        with (
+            replaced(services, ConsolePopen=popen),
+            replaced(
+                node,
+                start_monitor=_nothing,
+                start_api_server=_nothing,
+                start_log_monitor=_nothing,
+            ),
+        ):
+            ray.init(
+                address="local",
+                num_cpus=math.ceil(self._local_workers() * self.cpus),
+                num_gpus=0 if self.gpus == 0 else None,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES + object_bytes,
+                _temp_dir=folder,
+                **common,
+            )
 
-        return check
+    def _local_workers(self) -> int:
+        assert self.workers is not None, "checked on construction"
+        return self.workers
+
+    def _membership(self) -> Membership | None:
+        """None on the private cluster, which nothing joins or leaves."""
+        if self.address is None:
+            return None
+        return Membership(
+            need=Need(cpus=self.cpus, gpus=self.gpus),
+            cap=self.workers,
+            wait_s=self.wait_s,
+            window=self.window,
+            announce=self.announce,
+            note=self.note,
+            nodes=alive_nodes,
+            answers=answers,
+        )
 
     def _check_resources(self, have: Mapping[str, float]) -> None:
-        copies = self.workers if self.address is None else 1
+        copies = self._local_workers()
         for key, name, wanted in (("cpus", "CPU", self.cpus), ("gpus", "GPU", self.gpus)):
             if wanted * copies > have.get(name, 0) + 1e-9:
                 each = f"{copies} x {wanted:g}" if copies > 1 else f"{wanted:g}"
@@ -284,44 +335,8 @@ class RayExecutor:
                 )
 
 
-class _ClusterGoneError(BaseException):
-    """Not an Exception: for those Tune cleans up first, which waits for the dead."""
-
-
-def _host_port(address: str) -> tuple[str, int] | None:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in host or not port.isdecimal() or int(port) > 65535:
-        return None
-    return host.strip("[]"), int(port)
-
-
-def _raylet_children() -> list[int]:
-    """Ray's two agents, which stay for a minute after a driver that was killed.
-
-    They try to tell the dead head why they end; everything else goes within seconds.
-    """
-    node: Any = importlib.import_module("ray._private.worker")._global_node
-    infos = [] if node is None else node.all_processes.get("raylet", [])
-    return [child for info in infos for child in children(info.process.pid)]
-
-
-def _answers(target: tuple[str, int], *, timeout_s: float) -> OSError | None:
-    try:
-        socket.create_connection(target, timeout=timeout_s).close()
-    except OSError as error:
-        return error
-    return None
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for a minute, and say little."""
-    target = _host_port(address)
-    assert target is not None, "checked on construction"
-    error = _answers(target, timeout_s=CONNECT_S)
-    if error is not None:
-        raise EnvironmentProblemError(
-            f"executor.address: nothing answers at {address} ({error}); is the cluster running?"
-        )
+def _inbox(job: Job) -> Inbox:
+    return Inbox(job.folders if isinstance(job, WritingJob) else {})
 
 
 def _buffer_bytes(payload: object) -> int:
@@ -331,24 +346,19 @@ def _buffer_bytes(payload: object) -> int:
     return sum(buffer.raw().nbytes for buffer in buffers)
 
 
-def _last_line(error: BaseException) -> str:
-    """Of an error text that may hold a traceback: the line that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith("Version mismatch"):  # which says it in many lines
-        return " ".join(lines)[:300]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+def _own_environment(*, inherited: bool) -> contextlib.AbstractContextManager[None]:
+    """Lets Tune start workers with our environment variables instead of its own.
 
-
-def _inherited_environment() -> contextlib.AbstractContextManager[None]:
-    """Lets Tune's workers be the processes that Ray starts ahead.
-
-    Tune gives its workers environment variables, which they inherit on one machine anyway; for
-    their sake Ray would leave those processes idle and start others, seconds later.
+    Tune gives them keys of cloud storage too, which everybody who looks at the cluster could read.
+    For the sake of any variable Ray leaves the processes idle that it starts ahead, and starts
+    others, seconds later; so on one machine, where they inherit ours anyway, they get none.
     """
     import ray
 
     cache: Any = importlib.import_module("ray.tune.execution.class_cache")._ActorClassCache
-    actor_class = functools.cache(ray.remote)
+    variables = {name: ENVIRONMENT[name] for name in WORKER_ENVIRONMENT}
+    remote = ray.remote if inherited else ray.remote(runtime_env={"env_vars": variables})
+    actor_class = functools.cache(remote)
     return replaced(cache, get=lambda _, trainable: actor_class(trainable))
 
 

@@ -15,15 +15,20 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayActorError
-from ray.tune import Stopper, Trainable
+from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from nasctl.engine import Signal
-from nasctl.executors.attempt import Attempt, Message
-from nasctl.executors.base import EngineLike, Job, failure
+from nasctl.errors import EnvironmentProblemError
+from nasctl.executors.attempt import Message
+from nasctl.executors.base import EngineLike, failure
+from nasctl.executors.ray_cluster import CONTINUE, last_line
+from nasctl.executors.ray_membership import Membership
+from nasctl.executors.ray_worker import Sent
+from nasctl.executors.travel import Inbox, RefusedFileError
 from nasctl.trial import Outcome, OutcomeKind, Work
 
 RELEASED = Outcome(kind=OutcomeKind.RELEASED)
@@ -33,6 +38,7 @@ RELEASED = Outcome(kind=OutcomeKind.RELEASED)
 class _Flight:
     work: Work
     since: float | None = None  # when its worker began, monotonic
+    sent: Sent | None = None
     outcome: Outcome | None = None  # decided; the engine hears it when Tune lets the trial go
 
 
@@ -49,10 +55,12 @@ class Flights:
         engine: EngineLike,
         workers: int,
         timeout_s: float | None,
+        inbox: Inbox | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._workers = workers
+        self.workers = workers
+        self._inbox = inbox or Inbox({})
         self._timeout_s = timeout_s
         self._clock = clock
         self._flights: dict[str, _Flight] = {}
@@ -68,7 +76,7 @@ class Flights:
         if self._should_end():
             return Signal.DONE
         try:
-            if len(self._flights) >= self._workers:
+            if len(self._flights) >= self.workers:
                 # Not before all of them train: Tune starts workers after it has asked for work.
                 if all(flight.since is not None for flight in self._flights.values()):
                     self._engine.prefetch()
@@ -89,6 +97,15 @@ class Flights:
         if flight is None or flight.outcome is not None or self.error is not None:
             return False
         outcome = message.outcome
+        try:
+            self._inbox.store(flight.work.number, message.files)
+        except RefusedFileError as error:
+            flight.outcome = failure(error)
+            return False
+        except Exception as error:  # see the class
+            self.error = error
+            return False
+        message.files.clear()  # Tune keeps the last result of every trial
         if message.epoch:
             try:
                 wanted = self._engine.report(flight.work, message.epoch, message.metrics)
@@ -105,10 +122,23 @@ class Flights:
         flight = self._flights.pop(trial_id, None)
         if flight is None:
             return
+        if flight.sent is not None:
+            flight.sent.ref = None
         try:
             self._engine.end(flight.work, flight.outcome or outcome)
         except Exception as error:  # see the class
             self.error = self.error or error
+
+    def send(self, trial_id: str) -> Sent | None:
+        """What an earlier attempt left for this one."""
+        flight = self._flights[trial_id]
+        files = self._inbox.pack(flight.work.number) if flight.work.known_epochs else {}
+        flight.sent = Sent(files) if files else None
+        return flight.sent
+
+    def fail(self, error: Exception) -> None:
+        """Ends the run."""
+        self.error = self.error or error
 
     def overdue(self, running: set[str]) -> list[str]:
         """Trials among the running ones that have just exceeded their time: to be killed."""
@@ -160,7 +190,11 @@ class EngineSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
     def suggest(self, trial_id: str) -> Any:
         work = self._flights.take(trial_id)
         if isinstance(work, Work):
-            return {"work": Parcel(cloudpickle.dumps(work))}
+            config: dict[str, Any] = {"work": Parcel(cloudpickle.dumps(work))}
+            if (sent := self._flights.send(trial_id)) is not None:
+                # Not in the parcel: what is in there Ray would keep for ever.
+                config["files"] = sent
+            return config
         return Searcher.FINISHED if work is Signal.DONE else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -177,26 +211,41 @@ class EngineSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
 
 
 class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
-    """The one inlet of results, and the clock: Tune calls `choose_trial_to_run` in every step."""
+    """The one inlet of results, and the clock: Tune calls `choose_trial_to_run` in every step.
+
+    Args:
+        flights: what is out.
+        check_cluster: raises once the cluster is gone.
+        membership: of the cluster's nodes; None: nothing joins or leaves.
+    """
 
     def __init__(
-        self, flights: Flights, *, workers: int, check_cluster: Callable[[], None]
+        self,
+        flights: Flights,
+        *,
+        check_cluster: Callable[[], None],
+        membership: Membership | None = None,
     ) -> None:
         super().__init__()
         self._flights = flights
-        self._workers = workers
         self._check_cluster = check_cluster
-        self._ready = False
+        self._membership = membership
+        self._resources: Any = None  # of a training, once one is there
+        self._kept_warm = 0
+        self._nodes: dict[str, str] = {}  # of trials and of workers, by their ids
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         """Lets Tune keep every worker warm; on its own it keeps one while nothing is pending."""
-        if not self._ready:
-            self._ready = True
-            cache = tune_controller._tune_controller._actor_cache
-            cache.increase_max(trial.placement_group_factory, by=self._workers)
+        if self._resources is None:
+            self._resources = trial.placement_group_factory
+            self._resize(tune_controller)
 
     def on_trial_result(self, _controller: Any, trial: TuneTrial, result: Any) -> str:
-        goes_on = self._flights.told(trial.trial_id, result["message"])
+        message = result["message"]
+        worker = trial.temporary_state.ray_actor
+        if worker is not None:
+            self._nodes[trial.trial_id] = self._nodes[worker._actor_id.hex()] = message.node
+        goes_on = self._flights.told(trial.trial_id, message)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, _controller: Any, trial: TuneTrial, _result: Any) -> None:
@@ -205,13 +254,20 @@ class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
     def on_trial_remove(self, _controller: Any, trial: TuneTrial) -> None:
         self._flights.gone(trial.trial_id, RELEASED)
 
-    def on_trial_error(self, _controller: Any, trial: TuneTrial) -> None:
-        self._flights.gone(trial.trial_id, _lost(trial))
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        if self._membership is not None:
+            self._membership.recount(now=True)
+        outcome = _lost(trial, self._node_died)
+        if outcome.kind is OutcomeKind.NODE_LOST:
+            self._drop_workers_of_lost_nodes(tune_controller)
+        self._flights.gone(trial.trial_id, outcome)
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         self._check_cluster()
         live = {t.trial_id: t for t in tune_controller.get_live_trials()}
         running = {i for i, t in live.items() if t.status == TuneTrial.RUNNING}
+        if self._membership is not None:
+            self._follow(self._membership, tune_controller, len(live), bool(running))
         late = self._flights.overdue(running)
         if self._flights.release_if_ending():
             late = list(live)
@@ -222,6 +278,52 @@ class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
 
     def debug_string(self) -> str:
         return type(self).__name__
+
+    def _follow(
+        self, membership: Membership, tune_controller: Any, live: int, any_runs: bool
+    ) -> None:
+        membership.recount()
+        if membership.problem is not None:
+            self._flights.fail(EnvironmentProblemError(membership.problem + CONTINUE))
+        pending = _behind(tune_controller)._actor_manager.num_pending_actors
+        membership.note_waiting(bool(live) and not any_runs and pending >= live)
+        if membership.workers != self._flights.workers:
+            self._drop_workers_of_lost_nodes(tune_controller)
+            self._flights.workers = membership.workers
+            self._resize(tune_controller)
+
+    def _resize(self, tune_controller: Any) -> None:
+        """Makes Tune start and keep as many workers as there are to be."""
+        workers = self._flights.workers
+        controller = _behind(tune_controller)
+        controller.update_max_pending_trials(workers)
+        if self._resources is not None:
+            controller._actor_cache.increase_max(self._resources, by=workers - self._kept_warm)
+            self._kept_warm = workers
+
+    def _node_is_gone(self, key: str) -> bool:
+        node = self._nodes.get(key)
+        return self._membership is not None and node is not None and not self._membership.has(node)
+
+    def _node_died(self, key: str) -> bool:
+        """Asks the node itself, too: a worker is seen to die before its machine is."""
+        node = self._nodes.get(key)
+        return (
+            self._membership is not None and node is not None and not self._membership.lives(node)
+        )
+
+    def _drop_workers_of_lost_nodes(self, tune_controller: Any) -> None:
+        """Warm workers that died with their node: the next trial to get one would be lost too."""
+        if self._resources is None:
+            return
+        controller = _behind(tune_controller)
+        manager, cache = controller._actor_manager, controller._actor_cache
+        for tracked in list(cache._cached_objects[self._resources]):
+            actor, _ = manager._live_actors_to_ray_actors_resources[tracked]
+            if self._node_is_gone(actor._actor_id.hex()):
+                cache._cached_objects[self._resources].remove(tracked)
+                cache._num_cached_objects -= 1
+                controller._remove_actor(tracked_actor=tracked)
 
 
 class EngineStopper(Stopper):  # type: ignore[misc]  # Ray is not typed
@@ -237,48 +339,26 @@ class EngineStopper(Stopper):  # type: ignore[misc]  # Ray is not typed
         return self._flights.release_if_ending()
 
 
-class JobTrainable(Trainable):  # type: ignore[misc]  # Ray is not typed
-    """A warm worker: one process that trains one work after the other; a step is an epoch."""
-
-    job_ref: Any  # set by `trainable`
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self._broken: Outcome | None = None
-        try:
-            shell, payload = ray.get(self.job_ref)
-            self._job: Job = shell.with_payload(payload)
-            self._job.prepare()
-        except Exception as error:  # told as the failure of the work, not as a dead worker
-            self._broken = failure(error)
-        self._attempt: Attempt | None = None
-        self.reset_config(config)
-
-    def step(self) -> dict[str, Any]:
-        if self._attempt is None:
-            return {"message": Message(outcome=self._broken)}
-        return {"message": self._attempt.step()}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self._attempt is not None:
-            self._attempt.close()
-        self._attempt = None
-        if self._broken is None:
-            self._attempt = Attempt(self._job, cloudpickle.loads(new_config["work"]))
-        return True
+def _behind(tune_controller: Any) -> Any:
+    """Tune's controller: some calls get a restricted view of it, `on_trial_error` itself."""
+    return getattr(tune_controller, "_tune_controller", tune_controller)
 
 
-def trainable(job: Job) -> type[JobTrainable]:
-    """The worker class with its job and data, which go into the object store once."""
-    ref = ray.put((job.with_payload(None), job.payload))
-    return type("Worker", (JobTrainable,), {"job_ref": ref})
-
-
-def _lost(trial: TuneTrial) -> Outcome:
-    reason = "the worker process died"
+def _lost(trial: TuneTrial, node_is_gone: Callable[[str], bool]) -> Outcome:
+    """How a training ended whose worker is gone."""
+    reason, cause, node = "the worker process died", "", node_is_gone(trial.trial_id)
+    error = None
     with contextlib.suppress(OSError, AttributeError):
-        error = trial.get_pickled_error()
-        if isinstance(error, RayActorError):
-            cause = " ".join(str(error).split())
-            if "memory" in cause:
-                reason = f"out of memory: {reason} ({cause[:200]})"
+        error = trial.get_pickled_error()  # None where Tune was told by another call of the actor
+    if isinstance(error, RayActorError):
+        cause = " ".join(str(error).split())
+        if error.actor_init_failed:  # nasctl or a library is missing there, or another one
+            broken = f"a worker does not start: {last_line(error)}"
+            return Outcome(kind=OutcomeKind.BROKEN, error=broken)
+        node = node or error.preempted or "node has died" in cause
+        node = node or isinstance(error, ActorUnavailableError)
+    if node:
+        return Outcome(kind=OutcomeKind.NODE_LOST, error="its node left the cluster")
+    if "memory" in cause:
+        reason = f"out of memory: {reason} ({cause[:200]})"
     return Outcome(kind=OutcomeKind.LOST, error=reason)

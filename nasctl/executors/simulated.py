@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nasctl.executors.attempt import Attempt, Message
-from nasctl.executors.base import EngineLike, Job
+from nasctl.executors.base import Announce, EngineLike, Job, check_no_resource, silent
 from nasctl.samplers.base import derive_seed
 from nasctl.trial import Outcome, OutcomeKind, Work
 
@@ -90,10 +90,18 @@ class SimulatedExecutor:
             self._close(flight)
             engine.end(flight.work, Outcome(kind=OutcomeKind.RELEASED))
 
-    def run_exclusive(self, fn: Callable[[], T], resource: str | None = None) -> T:
+    def run_exclusive(
+        self,
+        fn: Callable[[Announce], T],
+        resource: str | None = None,
+        *,
+        announce: Announce = silent,
+        alone: bool = True,
+    ) -> T:
         """Nothing runs at all: calls `fn`."""
-        del resource
-        return fn()
+        del alone
+        check_no_resource(resource)
+        return fn(announce)
 
     def _start(self, job: Job, work: Work) -> _Flight:
         seconds = self._seconds(work)

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -68,11 +68,11 @@ def silenced(package: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced(owner: Any, **functions: Callable[..., Any]) -> Iterator[None]:
-    """Other functions in place of an object's own; those that it does not have are left out."""
-    originals = {name: getattr(owner, name) for name in functions if hasattr(owner, name)}
+def replaced(owner: Any, **others: Any) -> Iterator[None]:
+    """Other attributes in place of an object's own; those that it does not have are left out."""
+    originals = {name: getattr(owner, name) for name in others if hasattr(owner, name)}
     for name in originals:
-        setattr(owner, name, functions[name])
+        setattr(owner, name, others[name])
     try:
         yield
     finally:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasctl.arch import Architecture, Block, Opaque, Shape
-from nasctl.errors import ConfigError, nearest
+from nasctl.arch import Architecture, Block, Shape
+from nasctl.errors import ConfigError
 from nasctl.records import RunRecords, find_run
-from search_spaces.blocks import BLOCKS
+from nasctl.run_network import find_network
 from search_spaces.reference import NETWORKS, reference_network
 
 
@@ -71,33 +71,9 @@ def find_target(
 def _of_run(run: str, arch_id: str, block_types: Mapping[str, type[Block]] | None) -> Target:
     if not run or not arch_id:
         raise ConfigError(f"{run}:{arch_id}: expected RUN:ARCH_ID, for example runs/mine:3f2a")
-    directory = find_run(run)
-    records = RunRecords(directory)
-    trained = [*records.trials(), *records.references()]
-    known = {t.arch_id: t.architecture for t in trained}
-    found = [i for i in known if i.startswith(arch_id)]
-    if not found:
-        guess = nearest(arch_id, known)
-        where = "has those of all arms" if records.is_ablation else "lists some"
-        view = "its report.csv" if records.is_ablation else f"nasctl front {directory}"
-        hint = f"; did you mean {guess}?" if guess else f"; {view} {where}"
-        raise ConfigError(f"{run}:{arch_id}: no such network among the {len(known)} here{hint}")
-    if len(found) > 1:
-        shown = ", ".join(sorted(found)[:5]) + (", ..." if len(found) > 5 else "")
-        raise ConfigError(f"{run}:{arch_id}: {len(found)} networks begin so: {shown}")
-    architecture = known[found[0]]
-    name = f"{directory}:{found[0]}"
-    if block_types is not None:
-        architecture = Architecture.from_json(architecture.to_json(), block_types)
-    opaque = [b.op for b in architecture.blocks if isinstance(b, Opaque)]
-    if opaque:
-        # One unknown block makes all of them opaque: name the one that is meant.
-        strange = next((op for op in opaque if op not in (block_types or BLOCKS)), opaque[0])
-        raise ConfigError(
-            f"{name}: block {strange!r} has no module here to look into; "
-            "--plugin MODULE brings the blocks of a plugin (a table's have none)"
-        )
-    return Target(name=name, architecture=architecture)
+    records = RunRecords(find_run(run))
+    architecture = find_network(records, arch_id, block_types)
+    return Target(name=f"{records.directory}:{architecture.id}", architecture=architecture)
 
 
 def list_networks() -> list[dict[str, Any]]:

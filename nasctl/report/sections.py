@@ -17,7 +17,7 @@ from nasctl.report.view import Point, RunView, avoided, median_error
 from nasctl.trial import State
 
 _MOST_FAILURES = 50
-_FIRST = ("device", "runtime", "batch", "threads", "dtype", "layout", "blocks")
+_FIRST = ("node", "device", "runtime", "batch", "threads", "dtype", "layout", "blocks")
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -1,5 +1,6 @@
 """Layer 3: showing a run in MLflow: a projection of the ledger that never slows a search down."""
 
+from nasctl.tracking.address import default_uri, password_problem, uri_problem
 from nasctl.tracking.audit import StoreUnreachableError, stored_statuses
 from nasctl.tracking.project import ProjectionResult, TrackingSettings, project
 from nasctl.tracking.store import ProjectionState
@@ -16,8 +17,11 @@ __all__ = [
     "TrackingSettings",
     "UiCommand",
     "answers",
+    "default_uri",
+    "password_problem",
     "project",
     "stored_statuses",
     "sync",
     "ui_command",
+    "uri_problem",
 ]

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from nasctl.tracking.project import TrackingSettings, explain
-from nasctl.tracking.store import import_mlflow, sqlite_path
+from nasctl.tracking.store import open_client, sqlite_path
 
 _QUERY = """
 SELECT tags.value, runs.status FROM tags
@@ -54,11 +54,10 @@ def _from_sqlite(path: Path, settings: TrackingSettings, uid: str) -> list[tuple
 
 
 def _through_mlflow(settings: TrackingSettings, uid: str) -> list[tuple[str, str]]:
-    mlflow = import_mlflow(settings.timeout_s)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside its dependencies are not ours
-            client = mlflow.MlflowClient(tracking_uri=settings.store_uri)
+            client = open_client(settings.store_uri, settings.timeout_s)
             experiment = client.get_experiment_by_name(settings.experiment)
             rows: list[tuple[str, str]] = []
             for tag, condition in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,13 +12,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from nasctl.errors import ConfigError, nearest
 from nasctl.fields import canonical_json
+from nasctl.tracking.address import VARIABLE, check_uri
 from nasctl.tracking.store import GoneError, ProjectionState, Store, sqlite_path
-from nasctl.tracking.text import redact
+from nasctl.tracking.text import has_password, redact
 from nasctl.tracking.view import RunRecords, RunView, view_run
 
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _LIVE_ARTIFACT_BYTES = 1 << 20
 
 
@@ -58,26 +58,6 @@ class TrackingSettings:
         """Where `mlartifacts` lies if the store is a database: beside a SQLite file."""
         path = sqlite_path(self.store_uri)
         return path.parent if path is not None else self.output_dir
-
-
-def check_uri(uri: str) -> None:
-    """Refuses what MLflow cannot write to.
-
-    Raises:
-        ConfigError: no scheme, an unknown one, or the file store, which MLflow 3 has given up.
-    """
-    scheme = urlsplit(uri).scheme.split("+")[0]
-    if scheme in SCHEMES:
-        return
-    shown = redact(uri)
-    if scheme in ("", "file"):
-        raise ConfigError(
-            f"tracking.uri: {shown!r}: MLflow has given up plain folders; use "
-            f"sqlite:///{shown.removeprefix('file://')}/mlflow.db or http://HOST:PORT"
-        )
-    guess = nearest(scheme, SCHEMES)
-    hint = f"; did you mean {guess}://?" if guess else ""
-    raise ConfigError(f"tracking.uri: {shown!r}: unknown scheme{hint} ({', '.join(SCHEMES)})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,11 +264,24 @@ def explain(error: BaseException, settings: TrackingSettings) -> str:
             ("Invalid Host header",),
             f"refuses the host name {host!r} (403); start it with --allowed-hosts {host}",
         ),
-        (
-            ("code 401", "401 !="),
-            "wants a login (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-        ),
+        (("code 401", "401 !="), _login_hint(settings.store_uri)),
         (("code 403", "403 !="), "forbids it (403); check the user's permissions"),
+        *(
+            (
+                (f"too many {code} error responses", f"code {code}"),
+                f"has a fault of its own ({code}); is its database running?",
+            )
+            for code in (500, 502, 503, 504)
+        ),
+        (
+            ("no password supplied", "password authentication failed"),
+            "wants a password, or another one; PostgreSQL's is looked for in ~/.pgpass, PGPASSWORD "
+            f"and the address in {VARIABLE}",
+        ),
+        (
+            ("No module named 'psycopg",),
+            "needs the Python package psycopg: pip install 'nasctl[cluster]'",
+        ),
         (("Connection refused",), "refused the connection; is the server running?"),
         (
             ("RemoteDisconnected", "Connection reset", "Connection aborted", "IncompleteRead"),
@@ -311,6 +304,15 @@ def explain(error: BaseException, settings: TrackingSettings) -> str:
         if any(sign in text for sign in signs):
             return f"{where} {meaning}"
     return f"{where}: {type(error).__name__}: {text[:300]}"
+
+
+def _login_hint(uri: str) -> str:
+    names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if has_password(uri):
+        return f"refuses the login of its address (401); that is in {VARIABLE}"
+    if os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        return f"refuses the login of {names} (401)"
+    return f"wants a login (401); set {names}"
 
 
 def _innermost(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import importlib
 import logging
 import os
 import time
@@ -93,12 +94,30 @@ def import_mlflow(timeout_s: int) -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(timeout_s))  # else that of TCP, two minutes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside its dependencies are not ours
         import mlflow
     for noisy in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+        # What it logs as an error it raises, too; `explain` has one line for it, this a traceback.
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     return mlflow
+
+
+def open_client(uri: str, timeout_s: int) -> MlflowClient:
+    """MLflow's client of a store.
+
+    Args:
+        uri: of the store.
+        timeout_s: of one HTTP request, and of connecting to PostgreSQL.
+    """
+    mlflow = import_mlflow(timeout_s)
+    if urlsplit(uri).scheme not in ("http", "https"):
+        # A database that is not there would be asked ten times, for 100 s. We retry ourselves.
+        database: Any = importlib.import_module("mlflow.store.db.utils")
+        database.MAX_RETRY_COUNT = 1
+    client: MlflowClient = mlflow.MlflowClient(tracking_uri=uri)
+    return client
 
 
 @contextlib.contextmanager
@@ -138,7 +157,7 @@ class Store:
         self.writes = 0  # calls that changed something
         with warnings.catch_warnings(), _init_lock(uri):
             warnings.simplefilter("ignore")
-            self.client: MlflowClient = self._mlflow.MlflowClient(tracking_uri=uri)
+            self.client = open_client(uri, timeout_s)
             self.experiment_id = self._experiment(uri, experiment, artifact_root)
 
     def _experiment(self, uri: str, name: str, artifact_root: Path) -> str:

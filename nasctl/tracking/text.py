@@ -39,9 +39,19 @@ def safe_names(values: Mapping[str, T]) -> dict[str, T]:
     return result
 
 
+# A password may hold / and @ that nobody escaped: everything up to the last @ counts.
+_PASSWORD = r"(?<=://)[^\s/@:]*:[^\s]*@|(?<=[?&])(?P<name>password|sslpassword)=[^&\s'\"]*"
+_CREDENTIALS = re.compile(rf"{_PASSWORD}|(?<=://)[^/@\s]+@", re.IGNORECASE)
+
+
+def has_password(uri: str) -> bool:
+    """Whether there is one in an address, in front of the host or in a database's parameters."""
+    return re.search(_PASSWORD, uri, re.IGNORECASE) is not None
+
+
 def redact(text: str) -> str:
     """Text without the credentials of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+    return _CREDENTIALS.sub(lambda m: f"{m['name']}=***" if m["name"] else "***@", text)
 
 
 def cut(text: str, limit: int) -> str:

@@ -41,17 +41,27 @@ def ui_command(settings: TrackingSettings, *, port: int | None = None) -> UiComm
     """
     uri = settings.store_uri
     if urlsplit(uri).scheme in ("http", "https"):
-        return UiCommand(argv=None, env={}, url=uri)
+        return UiCommand(argv=None, env={}, url=_without_credentials(uri))
     port = port or _free_port(5000)
     argv = (
         *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri),
         *("--artifacts-destination", str(settings.artifact_root.absolute() / "mlartifacts")),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     )
     # Jobs are for features that a search does not use; they would start eight processes.
-    env = {**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # The address is not in the command, which everybody on this machine can read.
+    env = {
+        **os.environ,
+        **ENVIRONMENT,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": uri,
+    }
     return UiCommand(argv=argv, env=env, url=f"http://127.0.0.1:{port}{_page(settings)}")
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _page(settings: TrackingSettings) -> str:

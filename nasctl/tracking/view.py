@@ -86,6 +86,10 @@ class RunRecords(Protocol):
     def measurements(self) -> Mapping[str, Mapping[str, Any]]:
         """By architecture id, what was measured of the whole network: `p50_ms`, ..."""
 
+    @property
+    def latency_device(self) -> Mapping[str, str]:
+        """The node of a cluster that measured: `node`, `device`, `runtime`; empty: none did."""
+
     def trials(self) -> Sequence[Trial]: ...
     def references(self) -> Sequence[Trial]:
         """The reference networks, which are no trials."""
@@ -239,6 +243,7 @@ def search_view(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -
     tags = {
         **{f"config.{k}": value_text(v, TAG_LENGTH) for k, v in moving.items()},
         **{f"env.{k}": value_text(v, TAG_LENGTH) for k, v in records.environment.items()},
+        **{f"latency.{k}": value_text(v, TAG_LENGTH) for k, v in records.latency_device.items()},
         "state": records.status,
         "nasctl.run_uid": records.uid,
         "nasctl.command": value_text(records.command, TAG_LENGTH),

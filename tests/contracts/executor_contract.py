@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from nasctl.errors import NasctlError
-from nasctl.executors.base import Executor
+from nasctl.errors import ConfigError, NasctlError
+from nasctl.executors.base import Announce, Executor
 from nasctl.trial import Outcome, OutcomeKind
 from tests.executor_jobs import RecordingEngine, ScriptedJob
 
@@ -74,6 +74,17 @@ class ExecutorContract:
         assert not stopped.flying
 
     def test_run_exclusive_returns_the_value(self, executor: Executor) -> None:
-        assert executor.run_exclusive(os.getpid) == os.getpid()
+        told: list[str] = []
+
+        def pid(tell: Announce) -> int:
+            tell("measuring")
+            return os.getpid()
+
+        assert executor.run_exclusive(pid, announce=told.append) == os.getpid()
+        assert told == ["measuring"]
         with pytest.raises(ZeroDivisionError):
-            executor.run_exclusive(lambda: 1 // 0)
+            executor.run_exclusive(lambda tell: 1 // 0)
+
+    def test_without_a_cluster_nothing_is_measured_elsewhere(self, executor: Executor) -> None:
+        with pytest.raises(ConfigError, match=r"^latency.node: board .* executor.address="):
+            executor.run_exclusive(lambda tell: 1, "latency_device:board")

@@ -140,10 +140,14 @@ class Desk:
         return self.records(run).trials()
 
     def wait_for(
-        self, run: str, process: subprocess.Popen[str], condition: Callable[[list[Trial]], bool]
+        self,
+        run: str,
+        process: subprocess.Popen[str],
+        condition: Callable[[list[Trial]], bool],
+        seconds: float = 120,
     ) -> None:
-        """Until the ledger of a running search satisfies a condition; two minutes at most."""
-        end = time.monotonic() + 120
+        """Until the ledger of a running search satisfies a condition."""
+        end = time.monotonic() + seconds
         while time.monotonic() < end and process.poll() is None:
             if (self.folder / "runs" / run / "ledger.sqlite").exists():
                 # Until its first commit a ledger has no tables and no version.

@@ -69,6 +69,7 @@ def test_a_search_from_yaml_to_front_report_and_mlflow(desk: Desk) -> None:
     assert (run / "report.png").stat().st_size > 5000
     assert (run / "config.yaml").exists()
     check_mlflow(desk, front)
+    check_export(desk, front["members"][-1])
 
     # The same command again has nothing to do, and says the same.
     again, err = desk.run("search", "digits.yaml", "--json")
@@ -104,6 +105,41 @@ def check_mlflow(desk: Desk, front: Any) -> None:
     assert len(client.get_metric_history(children[0].info.run_id, "accuracy")) >= 2
     names = {a.path for a in client.list_artifacts(parents[0].info.run_id)}
     assert {"front.json", "report.html", "config.yaml"} <= names
+
+
+def check_export(desk: Desk, member: Any) -> None:
+    """A plain model at the end, as accurate as the front says."""
+    arch_id, accuracy = member["arch_id"], member["metrics"]["accuracy"]
+    for more in ((), ("--format", "torch", "-o", "out/m.py")):
+        found = desk.json("export", "runs/digits", arch_id[:6], *more)
+        assert found["parity"]["exported_accuracy"] == found["parity"]["accuracy"]
+        # Trained and validated in bfloat16 where that is faster.
+        assert found["parity"]["accuracy"] == pytest.approx(accuracy, abs=0.02)
+        assert found["parity"]["images"] == 300
+        assert found["provenance"]["arch_id"] == arch_id
+        assert found["provenance"]["metrics"]["accuracy"] == accuracy
+        assert {f: (desk.folder / f).stat().st_size for f in found["files"]} == found["files"]
+    assert sorted(p.name for p in (desk.folder / "out").iterdir()) == ["m.py", "m.safetensors"]
+    assert (desk.folder / f"{arch_id}.onnx").is_file()
+    _, err = desk.run("export", "runs/digits", code=2)
+    assert "ARCH_ID or --at METRIC=VALUE, one of them: which network?" in err
+    _, err = desk.run("export", "runs/digits", "--at", "params=1", code=3)
+    assert "--at params=1: no member of the front is within it; the closest is" in err
+    _, err = desk.run("export", "runs/digits", "zzzz", code=2)
+    assert "runs/digits:zzzz: no such network among the" in err
+    _, err = desk.run("export", "runs/digits", arch_id, "--format", "onx", code=2)
+    assert "'onx' is not one of 'onnx', 'pt2', 'torch'" in err
+    _, err = desk.run("export", "runs/digits", arch_id, "--format", "torch", "-o", "m.pt", code=2)
+    assert "-o m.pt: a PyTorch file ends in .py" in err
+    weights = desk.folder / "runs" / "digits" / "weights" / f"{arch_id}-s0.safetensors"
+    weights.rename(weights.with_suffix(".away"))
+    _, err = desk.run("export", "runs/digits", arch_id, "-o", "no.onnx", code=4)
+    assert f"runs/digits: the weights of {arch_id} were not kept" in err
+    weights.write_bytes(b"torn")
+    _, err = desk.run("export", "runs/digits", arch_id, "-o", "no.onnx", code=4)
+    assert f"cannot read the weights runs/digits/weights/{weights.name}" in err
+    weights.with_suffix(".away").rename(weights)
+    assert not (desk.folder / "no.onnx").exists()
 
 
 def test_kill_9_and_the_same_command_give_the_history_of_an_undisturbed_run(desk: Desk) -> None:

@@ -75,6 +75,8 @@ def setting(view: Json) -> Iterator[tuple[str, str]]:
         yield "recipe", ", ".join(f"{k} {text.scalar(v)}" for k, v in s["recipe"].items())
     for name, value in (s.get("environment") or {}).items():
         yield name, str(value)
+    for name, value in (s.get("latency_device") or {}).items():
+        yield f"latency {name}", str(value)
     if view.get("version"):
         yield "nasctl", str(view["version"])
 

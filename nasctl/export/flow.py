@@ -1,0 +1,147 @@
+"""Layer 4: `nasctl export`: a network of a run, its weights, checked and written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasctl.arch import Architecture
+from nasctl.dataset import Dataset
+from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.export.flat import flatten
+from nasctl.export.formats import WRITERS, Card, files_of
+from nasctl.export.parity import Parity, compare
+from nasctl.files import replacing
+from nasctl.records import RunRecords
+from nasctl.weights import load_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: the one to open last; all paths as given by the user.
+        params: numbers in the file: batch norms are folded.
+    """
+
+    files: tuple[Path, ...]
+    parity: Parity
+    card: Card
+    params: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": {str(f): f.stat().st_size for f in self.files},
+            "params": self.params,
+            "parity": self.parity.to_json(),
+            **self.card.to_json(),
+        }
+
+
+def export_network(
+    records: RunRecords,
+    architecture: Architecture,
+    *,
+    build: Callable[[Architecture], nn.Module],
+    dataset: Dataset,
+    kind: str,
+    path: Path,
+) -> Exported:
+    """Writes a trained network of a run as a file of its own, after checking it on real images.
+
+    The images are those of the validation split: test images are opened by `nasctl verify` alone.
+
+    Args:
+        build: the module of a network, as it was trained.
+        dataset: that the run was trained on.
+        kind: `onnx`, `pt2` or `torch`.
+        path: where to; an older file is replaced in one step.
+
+    Raises:
+        ConfigError: `path` does not fit the format.
+        EnvironmentProblemError: no weights were kept, or the format cannot hold the network, or
+            the disk is full.
+        ParityError: the file computes something else; nothing is written then.
+    """
+    import torch
+
+    from nasctl import augment
+
+    weights = _weights(records, architecture.id)
+    targets = files_of(path, kind)
+    model = build(architecture)
+    stored = load_weights(weights, model)
+    model.eval()
+    card = _card(records, architecture, dataset, seed=int(stored.get("seed", "0")))
+    size = (architecture.input_shape[1], architecture.input_shape[2])
+    images = augment.resize(dataset.val_images, size)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in dataset.normalisation)
+    with torch.no_grad():
+        normal = ((augment.as_tensor(images).float() / 255 - mean) / std).numpy()
+    traced = flatten(model)
+    with tempfile.TemporaryDirectory(prefix="nasctl-export-") as folder:
+        made = files_of(Path(folder) / path.name, kind)
+        run = WRITERS[kind](traced, card, made[-1])
+        parity = compare(model, run, normal, dataset.val_labels)
+        for source, target in zip(made, targets, strict=True):
+            with replacing(target) as temporary:
+                temporary.write_bytes(source.read_bytes())
+    params = sum(p.numel() for p in traced.parameters())
+    return Exported(files=targets, parity=parity, card=card, params=params)
+
+
+def _weights(records: RunRecords, arch_id: str) -> Path:
+    found = records.weights(arch_id)
+    if found is not None:
+        return found
+    kept = sorted({t.arch_id for t in records.trials() if records.weights(t.arch_id) is not None})
+    shown = ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else "")
+    hint = f"; those of {shown} are there" if kept else ""
+    raise EnvironmentProblemError(
+        f"{records.directory}: the weights of {arch_id} were not kept: its training did not end, "
+        f"or nothing was trained{hint}"
+    )
+
+
+def _card(records: RunRecords, architecture: Architecture, dataset: Dataset, *, seed: int) -> Card:
+    arch_id = architecture.id
+    if dataset.input_shape[0] != architecture.input_shape[0]:
+        raise ConfigError(
+            f"{records.directory}: its data has {dataset.input_shape[0]} channels now, the network "
+            f"{architecture.input_shape[0]}"
+        )
+    trained = [t for t in (*records.trials(), *records.references()) if t.arch_id == arch_id]
+    metrics = dict(next((t.metrics for t in trained if t.seed == seed and t.metrics), {}))
+    mean, std = dataset.normalisation
+    version = metadata.version("nasctl")
+    classes = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    channels, height, width = architecture.input_shape
+    return Card(
+        title=f"Network {arch_id} of the nasctl run {records.name}, trained on {dataset.name}",
+        version=version,
+        input_shape=(channels, height, width),
+        classes=tuple(classes),
+        mean=mean,
+        std=std,
+        provenance={
+            "run": records.name,
+            "run_uid": records.uid,
+            "arch_id": arch_id,
+            "architecture": architecture.to_json(),
+            "seed": seed,
+            "data": dataset.name,
+            "data_fingerprint": dataset.fingerprint,
+            "metrics": metrics,
+            "metrics_split": "val",
+            "git_commit": records.environment.get("git_commit"),
+            "torch": records.environment.get("torch"),
+        },
+    )

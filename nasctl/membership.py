@@ -1,0 +1,181 @@
+"""Layer 2: which of some measured points are on the true front, and how sure that is.
+
+Each metric of each point is known from a few repeats: accuracy from seeds, latency from visits. The
+spread of repeats is taken to be the same for all points on a scale that suits the metric (log-odds
+for fractions, logarithms for times); pooled, it has many degrees of freedom even with three seeds
+each. The posterior of all means under the usual non-informative prior (Gelman et al., Bayesian Data
+Analysis, 3rd edition, section 3.2, with one variance for all groups) is drawn from, and a point's
+probability to be on the front is the share of draws in which nothing dominates it. Resampling the
+repeats instead (the bootstrap) is overconfident at three seeds: `benchmarks/membership.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nasctl.pareto import undominated
+from nasctl.trial import Objectives
+
+Scale = Literal["fraction", "positive", "exact"]
+Values = npt.NDArray[np.float64]
+
+DRAWS = 4000
+_CLIP = 1e-6
+"""Fractions are kept this far from 0 and 1, where log-odds end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """One metric of all points.
+
+    Attributes:
+        values: for each point its repeats, one or more.
+        scale: `fraction` (in 0 .. 1), `positive`, or `exact` (one value each, without error).
+    """
+
+    values: Sequence[Sequence[float]]
+    scale: Scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """How sure the front is.
+
+    Attributes:
+        probability: of each point to be on the true front.
+        intervals: by metric, of each point's mean, at `confidence`.
+        optimistic: points that no other dominates when they are at the good end of their
+            intervals and the others at the bad end; `pessimistic`: the other way round.
+        draws: by metric, (draws, points): samples of the posterior of the means.
+    """
+
+    probability: tuple[float, ...]
+    intervals: Mapping[str, tuple[tuple[float, float], ...]]
+    confidence: float
+    optimistic: tuple[int, ...]
+    pessimistic: tuple[int, ...]
+    draws: Mapping[str, Values]
+
+
+def membership(
+    metrics: Mapping[str, Repeats],
+    objectives: Objectives,
+    *,
+    confidence: float = 0.9,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Membership:
+    """The posterior of the front among some points.
+
+    Args:
+        metrics: every objective, for the same points in the same order.
+        objectives: metric to `max` or `min`.
+        confidence: of the intervals.
+        draws: Monte Carlo error of a probability is at most .5 / sqrt(draws).
+
+    Raises:
+        ValueError: no points, metrics of different lengths, a point without a value, an exact
+            metric with several, or no repeat of anything that is not exact.
+    """
+    _check(metrics, objectives)
+    rng = np.random.default_rng(seed)
+    samples = {name: _posterior(repeats, draws, rng) for name, repeats in metrics.items()}
+    costs = np.stack(
+        [samples[m] * (-1.0 if goal == "max" else 1.0) for m, goal in objectives.items()], axis=2
+    )
+    on_front = np.zeros(costs.shape[1])
+    for draw in costs:
+        on_front[undominated(draw)] += 1
+    tails = (1 - confidence) / 2
+    ends = {m: np.quantile(s, [tails, 1 - tails], axis=0) for m, s in samples.items()}
+    good = np.stack([-ends[m][1] if g == "max" else ends[m][0] for m, g in objectives.items()], 1)
+    bad = np.stack([-ends[m][0] if g == "max" else ends[m][1] for m, g in objectives.items()], 1)
+    return Membership(
+        probability=tuple(float(p) for p in on_front / draws),
+        intervals={
+            m: tuple((float(a), float(b)) for a, b in zip(low, high, strict=True))
+            for m, (low, high) in ends.items()
+        },
+        confidence=confidence,
+        optimistic=_alone(good, bad),
+        pessimistic=_alone(bad, good),
+        draws=samples,
+    )
+
+
+def _check(metrics: Mapping[str, Repeats], objectives: Objectives) -> None:
+    missing = [m for m in objectives if m not in metrics]
+    if missing:
+        raise ValueError(f"no values of {missing[0]}")
+    sizes = {len(r.values) for r in metrics.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"metrics of {sorted(sizes)} points")
+    for name, repeats in metrics.items():
+        counts = [len(v) for v in repeats.values]
+        if min(counts) < 1:
+            raise ValueError(f"{name}: a point without a value")
+        if repeats.scale == "exact" and max(counts) > 1:
+            raise ValueError(f"{name}: exact, with several values")
+        if repeats.scale != "exact" and max(counts) < 2:
+            raise ValueError(f"{name}: one value of each point says nothing about its spread")
+
+
+def _posterior(repeats: Repeats, draws: int, rng: np.random.Generator) -> Values:
+    """(draws, points) of the means, on the metric's own scale."""
+    if repeats.scale == "exact":
+        row = np.array([float(v[0]) for v in repeats.values])
+        return np.broadcast_to(row, (draws, len(row)))
+    there, back = _SCALES[repeats.scale]
+    groups = [there(np.asarray(v, dtype=np.float64)) for v in repeats.values]
+    counts = np.array([len(g) for g in groups])
+    means = np.array([g.mean() for g in groups])
+    degrees = int((counts - 1).sum())
+    squares = sum(float(((g - g.mean()) ** 2).sum()) for g in groups)
+    # One variance for all points, drawn once for each sample of all means.
+    deviations = np.sqrt(squares / rng.chisquare(degrees, draws))
+    errors = rng.standard_normal((draws, len(means))) / np.sqrt(counts)
+    return back(means + deviations[:, None] * errors)
+
+
+def _log_odds(values: Values) -> Values:
+    inside = np.clip(values, _CLIP, 1 - _CLIP)
+    found: Values = np.log(inside) - np.log1p(-inside)
+    return found
+
+
+def _fraction(values: Values) -> Values:
+    found: Values = 1 / (1 + np.exp(-values))
+    return found
+
+
+def _logarithm(values: Values) -> Values:
+    found: Values = np.log(np.maximum(values, math.ulp(0.0)))
+    return found
+
+
+def _exponential(values: Values) -> Values:
+    found: Values = np.exp(values)
+    return found
+
+
+_SCALES: Mapping[str, tuple[Callable[[Values], Values], Callable[[Values], Values]]] = {
+    "fraction": (_log_odds, _fraction),
+    "positive": (_logarithm, _exponential),
+}
+
+
+def _alone(own: Values, others: Values) -> tuple[int, ...]:
+    """Points that at `own` costs are not dominated by any other at `others`."""
+    found = []
+    for i, point in enumerate(own):
+        rest = np.delete(others, i, axis=0)
+        dominated = ((rest <= point).all(axis=1) & (rest < point).any(axis=1)).any()
+        if not dominated:
+            found.append(i)
+    return tuple(found)

@@ -1,0 +1,278 @@
+"""Exported networks: every block and network in every format says what the trained one says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.export.flat import flatten
+from nasctl.export.formats import SUFFIXES, WRITERS, Card, files_of
+from nasctl.export.parity import TOLERANCE, Parity, ParityError, compare
+from nasctl.onnx_runtime import load_model
+from search_spaces import network
+from search_spaces.blocks import BLOCKS
+from search_spaces.reference import NETWORKS, reference_network
+
+SHAPE = (8, 12, 12)
+CARD = Card(
+    title='Network "x" \\ of a """test"""',
+    version="0",
+    input_shape=SHAPE,
+    classes=("ankle boot", "it's", "c"),
+    mean=(0.25,) * 8,
+    std=(0.5,) * 8,
+    provenance={"run": "r", "metrics": {"accuracy": 0.5}, "note": 'a"""b\\n'},
+)
+FIELDS: dict[str, dict[str, Any]] = {
+    "auxiliary_classifier": {"kind": "inception_v3", "out": 3},
+    "avg_pool": {"kernel_size": 3, "stride": 2, "ceil": True},
+    "batch_norm_act": {},
+    "conv_norm_act": {"out": 6, "kernel_size": (1, 3), "groups": 2, "activation": "hard_swish"},
+    "conv_stack": {"out": 6, "stride": 2},
+    "dense": {"growth_rate": 4, "layers": 2, "out": 6, "stride": 2},
+    "dense_block": {"growth_rate": 4, "layers": 2},
+    "dense_layer": {"growth_rate": 4, "combine": "add"},
+    "depthwise_separable": {"out": 6, "stride": 2},
+    "dropout": {},
+    "expansion_residual": {"out": 16, "bottleneck": 4, "stride": 2},
+    "factorised_conv": {"out": 6, "kernel_size": 5},
+    "flatten_linear": {"out": 5, "hidden": (7,), "dropout": 0.5},
+    "global_pool": {},
+    "global_pool_linear": {"out": 5, "dropout": 0.2},
+    "global_pool_mlp": {"out": 5, "hidden": 9},
+    "inception": {"out1": 4, "reduce3": 3, "out3": 4, "reduce5": 2, "out5": 3, "pool_proj": 2},
+    "inception_a": {"pool_features": 8},
+    "inception_b": {},
+    "inception_c": {"channels_7x7": 8},
+    "inception_d": {},
+    "inception_e": {},
+    "inverted_residual": {"out": 8, "expand_ratio": 2, "se_ratio": 0.25},
+    "lenet_c3": {},
+    "local_response_norm": {},
+    "max_pool": {"kernel_size": 3, "stride": 2},
+    "mlpconv": {"out": 6},
+    "pre_activation_stem": {"out": 6},
+    "rbf_output": {"out": 10},
+    "residual_basic": {"out": 16, "stride": 2, "shortcut": "A"},
+    "residual_bottleneck": {"out": 16, "stride": 2},
+    "scaled_tanh": {},
+    "separable_conv": {"out": 6, "order": "act_conv_norm"},
+    "skip": {"out": 12, "stride": 2},
+    "trainable_subsampling": {},
+    "transition": {"out": 5},
+    "xception": {"out": 12, "stride": 2},
+}
+INPUTS = {"lenet_c3": (6, 14, 14), "rbf_output": (84, 1, 1)}
+SMALL = ("lenet5", "resnet20_cifar", "mobilenet_v2", "mobilenet_v3_small", "googlenet")
+
+
+def lived(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """With statistics in its batch norms that are not the initial ones."""
+    module.train()
+    with torch.no_grad():
+        for _ in range(3):
+            module(2 * torch.rand(4, *shape) + 0.3)
+    return module.eval()
+
+
+def parity(module: nn.Module, shape: tuple[int, int, int], kind: str, folder: Path) -> Parity:
+    path = folder / f"net{SUFFIXES[kind]}"
+    card = Card(**{**vars(CARD), "input_shape": shape})
+    run = WRITERS[kind](flatten(module), card, path)
+    images = np.random.default_rng(1).standard_normal((3, *shape)).astype(np.float32)
+    return compare(module, run, images, np.zeros(3, np.int64))
+
+
+def test_every_block_has_an_example() -> None:
+    assert FIELDS.keys() == BLOCKS.keys()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("op", FIELDS)
+def test_every_block_says_what_it_said(op: str, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = INPUTS.get(op, (8, 12, 12) if not op.startswith("inception_") else (16, 17, 17))
+    block = BLOCKS[op].from_json({"op": op, **FIELDS[op]})
+    before = nn.Flatten() if op == "rbf_output" else nn.Identity()  # behind a linear layer
+    module = lived(nn.Sequential(before, block.build(shape), nn.Flatten()), shape)
+    assert parity(module, shape, kind, tmp_path).max_error < TOLERANCE
+
+
+@pytest.mark.parametrize("op", ["conv_norm_act", "inverted_residual", "dense", "inception"])
+def test_blocks_in_the_format_of_torch(op: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    block = BLOCKS[op].from_json({"op": op, **FIELDS[op]})
+    module = lived(nn.Sequential(block.build(SHAPE), nn.Flatten()), SHAPE)
+    assert parity(module, SHAPE, "pt2", tmp_path).max_error < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+)
+def test_networks_of_the_literature_at_reduced_input(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    channels, *size = NETWORKS[name].input_shape
+    least = 227 if name.startswith("alexnet") else 75
+    shape = (channels, *(min(s, least) for s in size))
+    architecture = reference_network(name, input_shape=shape, num_classes=10)
+    module = network.build(architecture)
+    network.initialise(module, architecture, seed=0)
+    lived(module, shape)
+    for kind in ("onnx", "torch") if name in SMALL else WRITERS:
+        found = parity(module, architecture.input_shape, kind, tmp_path)
+        assert found.max_error < TOLERANCE, kind
+        assert found.differing == 0
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return lived(
+        nn.Sequential(
+            *(nn.Conv2d(8, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5)),
+            *(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
+        ),
+        SHAPE,
+    )
+
+
+def test_batch_norms_are_folded_and_idle_layers_go() -> None:
+    module = small()
+    traced = flatten(module)
+    kinds = [type(m).__name__ for _, m in traced.named_children()]
+    assert kinds == ["Conv2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear"]
+    conv, norm = module[0], module[1]
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
+    folded = traced.get_parameter("block0.weight")
+    assert torch.allclose(folded, conv.weight * gain.view(-1, 1, 1, 1))
+    assert isinstance(module[1], nn.BatchNorm2d), "the trained module is as it was"
+
+
+def test_a_batch_norm_that_is_not_alone_behind_its_convolution_stays() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return (y + self.norm(y)).flatten(1)
+
+    module = lived(Shared(), SHAPE)
+    traced = flatten(module)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in traced.modules())
+    x = torch.rand(2, *SHAPE)
+    assert torch.allclose(traced(x), module(x), atol=1e-6)
+
+
+def test_a_convolution_that_is_used_twice_is_not_changed() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+            self.first, self.second = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.conv(self.first(self.conv(x)))).flatten(1)
+
+    module = lived(Twice(), SHAPE)
+    x = torch.rand(2, *SHAPE)
+    assert torch.allclose(flatten(module)(x), module(x), atol=1e-5)
+
+
+def test_the_python_file_needs_torch_alone_and_says_where_it_comes_from(tmp_path: Path) -> None:
+    module = small()
+    path = tmp_path / "net.py"
+    WRITERS["torch"](flatten(module), CARD, path)
+    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    program = """
+import sys
+for name in ("nasctl", "search_spaces", "safetensors", "onnx", "ray"):
+    sys.modules[name] = None  # importing it fails
+import json, numpy, torch, net
+with torch.no_grad():
+    logits = net.load()(net.preprocess(torch.from_numpy(numpy.load("images.npy"))))
+print(json.dumps([logits.tolist(), net.PROVENANCE, net.CLASSES]))
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    logits, provenance, classes = json.loads(done.stdout)
+    assert provenance == CARD.provenance
+    assert classes == list(CARD.classes)
+    with torch.no_grad():
+        expected = module((torch.from_numpy(images).float() / 255 - 0.25) / 0.5)
+    assert np.allclose(logits, expected, atol=1e-5)
+
+
+def test_metadata_are_inside(tmp_path: Path) -> None:
+    traced = flatten(small())
+    WRITERS["onnx"](traced, CARD, tmp_path / "n.onnx")
+    graph = load_model((tmp_path / "n.onnx").read_bytes())
+    (prop,) = graph.metadata_props
+    assert (prop.key, json.loads(prop.value)) == ("nasctl", CARD.to_json())
+    assert [i.type.tensor_type.shape.dim[0].dim_param for i in graph.graph.input] == ["batch"]
+    WRITERS["pt2"](traced, CARD, tmp_path / "n.pt2")
+    extra = {"nasctl.json": ""}
+    torch.export.load(tmp_path / "n.pt2", extra_files=extra)
+    assert json.loads(extra["nasctl.json"]) == CARD.to_json()
+    assert CARD.to_json()["preprocessing"]["mean"] == [0.25] * 8
+
+
+def test_another_network_is_no_parity() -> None:
+    module = small()
+    images = np.random.default_rng(0).standard_normal((5, *SHAPE)).astype(np.float32)
+
+    def off(by: float) -> Any:
+        def run(part: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                found: np.ndarray = module(torch.from_numpy(part)).numpy()
+            return found + by
+
+        return run
+
+    labels = np.zeros(5, np.int64)
+    same = compare(module, off(0.0), images, labels)
+    assert (same.max_error, same.differing) == (0.0, 0)
+    assert same.accuracy == same.exported_accuracy
+    with pytest.raises(ParityError, match=r"differs .* on 5 images, more than 0\.0001; nothing"):
+        compare(module, off(0.01), images, labels)
+    with pytest.raises(ParityError, match="differs"):
+        compare(module, off(float("nan")), images, labels)
+    with pytest.raises(ParityError, match=r"gives \(5, 2\), the trained one \(5, 3\)"):
+        compare(module, lambda part: off(0.0)(part)[:, :2], images, labels)
+
+
+def test_a_network_that_looks_at_its_image_has_no_one_graph() -> None:
+    class Moody(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+    with pytest.raises(EnvironmentProblemError, match=r"^Sequential: there is no one graph of it"):
+        flatten(nn.Sequential(Moody()))
+
+
+def test_a_layer_that_torch_does_not_have_goes_to_onnx_only(tmp_path: Path) -> None:
+    class Own(nn.Conv2d):
+        pass
+
+    Own.__module__ = "torch.nn.mine"  # a leaf of the graph, as a compiled extension would be
+    traced = flatten(nn.Sequential(Own(8, 3, 1), nn.Flatten()))
+    with pytest.raises(EnvironmentProblemError, match="block0: Own is not a layer of PyTorch's"):
+        WRITERS["torch"](traced, CARD, tmp_path / "n.py")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pytorch_file_ends_in_py() -> None:
+    with pytest.raises(ConfigError, match=r"-o m\.pt: a PyTorch file ends in \.py"):
+        files_of(Path("m.pt"), "torch")
+    assert files_of(Path("m.py"), "torch") == (Path("m.safetensors"), Path("m.py"))

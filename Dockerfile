@@ -44,7 +44,8 @@ COPY constraints.txt ./
 RUN set -eu; \
     torch="$(grep '^torch==' constraints.txt)"; \
     case "$TORCH" in \
-        cuda) pip install --find-links /wheels -c constraints.txt "$torch" ;; \
+        cuda) rm -f /wheels/torch-*+cpu*.whl; \
+              pip install --find-links /wheels -c constraints.txt "$torch" ;; \
         cpu) if ls /wheels/torch-*.whl >/dev/null 2>&1; then from="--no-index --find-links /wheels"; \
              else from="--index-url $TORCH_INDEX"; fi; \
              pip install --no-deps $from "$torch" ;; \

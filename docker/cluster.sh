@@ -19,7 +19,10 @@ compose() {
 }
 
 # The containers run as the owner of the secret files: a mounted file keeps its owner and mode.
-container_uid() { if [ "$(id -u)" = 0 ]; then echo 10001; else id -u; fi; }
+container_uid() {
+    if [ -e "$secrets/ray_token" ]; then stat -c %u "$secrets/ray_token"
+    elif [ "$(id -u)" = 0 ]; then echo 10001; else id -u; fi
+}
 
 write_secrets() {
     mkdir -p "$secrets"

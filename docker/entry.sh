@@ -13,7 +13,7 @@ fi
 if [ "${MLFLOW_AUTH:-none}" = basic ] && [ -r /run/secrets/mlflow_password ]; then
     mkdir -p "$HOME/.mlflow"
     (umask 077; printf '[mlflow]\nmlflow_tracking_username = admin\nmlflow_tracking_password = %s\n' \
-        "$(cat /run/secrets/mlflow_password)" > "$HOME/.mlflow/credentials")
+        "$(sed 's/%/%%/g' /run/secrets/mlflow_password)" > "$HOME/.mlflow/credentials")
 fi
 
 exec "$@"

@@ -20,7 +20,8 @@ case "${MLFLOW_AUTH:-none}" in
 default_permission = READ
 database_uri = $MLFLOW_BACKEND_STORE_URI
 admin_username = admin
-admin_password = $(cat /run/secrets/mlflow_password)
+admin_password = $(sed 's/%/%%/g' /run/secrets/mlflow_password)
+auth_cache_ttl_seconds = 60
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 INI
         export MLFLOW_AUTH_CONFIG_PATH=/tmp/basic_auth.ini

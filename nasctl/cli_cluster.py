@@ -104,7 +104,10 @@ def submit(  # noqa: PLR0917 - click passes one argument per option
     job_id = new_job_id("", submission.run)
     command = command_line()
     with tempfile.TemporaryDirectory(prefix="nasctl-submit-") as folder:
-        submission.write(Path(folder))
+        try:
+            submission.write(Path(folder))
+        except OSError as error:
+            raise EnvironmentProblemError(f"{folder}: cannot be written: {error}") from error
         cluster.submit(
             job_id,
             submission.entrypoint(job_id, command),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--format", "kind", type=click.Choice(["onnx", "pt2", "torch"]), default="onnx",
               show_default=True, help="ONNX, torch.export, or Python for torch alone.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
-              help="The file; by default ARCH_ID.onnx, .pt2 or .py here.")  # fmt: skip
+              help="The file; by default ARCH_ID.onnx, .pt2 or net_ARCH_ID.py here.")  # fmt: skip
 @click.option("--plugin", "plugins", multiple=True, metavar="MODULE",
               help="Python module with the blocks, families or data of RUN.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -45,7 +45,7 @@ def export(  # noqa: PLR0917 - click passes one argument per option
     from nasctl.config import stored_config
     from nasctl.errors import ConfigError
     from nasctl.export.flow import export_network
-    from nasctl.export.formats import SUFFIXES
+    from nasctl.export.formats import default_path
     from nasctl.plugins import load_plugins
     from nasctl.prepare import load_problem
     from nasctl.records import RunRecords, find_run
@@ -73,7 +73,7 @@ def export(  # noqa: PLR0917 - click passes one argument per option
             build=own or network.build,
             dataset=problem.dataset,
             kind=kind,
-            path=output or Path(f"{architecture.id}{SUFFIXES[kind]}"),
+            path=output or default_path(architecture.id, kind),
         )
     if as_json:
         print_json(done.to_json())

@@ -329,7 +329,12 @@ def _explained(url: str, job_id: str = "", *, connecting: bool = False) -> Itera
         if connecting:
             raise other from None
         raise EnvironmentProblemError(f"{url}: {_line(error)}") from error
-    except (OSError, aiohttp.ClientError) as error:
+    except OSError as error:
+        network = (ConnectionError, TimeoutError, requests.RequestException, aiohttp.ClientError)
+        if not isinstance(error, network):  # a disk of ours that is full, as Ray packs what travels
+            raise EnvironmentProblemError(f"not submitted: {error}") from error
+        raise LostContactError(f"{url}: nothing answers there{_cause(error)}") from None
+    except aiohttp.ClientError as error:
         raise LostContactError(f"{url}: nothing answers there{_cause(error)}") from None
     except RuntimeError as error:
         if connecting and "404" in str(error):

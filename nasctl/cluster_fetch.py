@@ -73,13 +73,16 @@ def fetch(
     target = into / source.run
     if target.is_symlink() or (target.exists() and not (target / LEDGER).is_file()):
         raise _in_the_way(target, "something that is no run")
-    into.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{source.run}.", dir=into) as place:
-        archive = Path(place, "archive")
-        _receive(cluster, source, archive, progress)
-        fresh = unpack(archive, source.run, Path(place))
-        is_copy = _check_replaceable(target, fresh)
-        _swap(fresh, target, Path(place, "old"))
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{source.run}.", dir=into) as place:
+            archive = Path(place, "archive")
+            _receive(cluster, source, archive, progress)
+            fresh = unpack(archive, source.run, Path(place))
+            is_copy = _check_replaceable(target, fresh)
+            _swap(fresh, target, Path(place, "old"))
+    except OSError as error:  # of this disk: what the cluster does has been explained
+        raise EnvironmentProblemError(f"-o {into}: cannot be written: {error.strerror}") from error
     return Fetched(directory=target, replaced=is_copy)
 
 
@@ -113,7 +116,7 @@ def _sending(cluster: Cluster, source: Source) -> Iterator[ClusterJob]:
         job_id,
         f"exec {shlex.join(command)}",
         metadata={KIND: FETCH},
-        env_vars={},
+        env_vars={"RAY_JOB_STOP_WAIT_TIME_S": "75"},  # it clears up first
     )
     try:
         job = cluster.job(job_id)

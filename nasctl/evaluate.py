@@ -123,7 +123,8 @@ class TrainingJob:
                 yield EpochMetrics(metrics, epoch)
         if self.weights is not None:
             path = Path(self.weights) / weights_name(work.architecture.id, work.seed)
-            save_weights(path, model, {"arch_id": work.architecture.id, "seed": str(work.seed)})
+            about = {"arch_id": work.architecture.id, "seed": str(work.seed)}
+            save_weights(path, model, {**about, "data": self.dataset.fingerprint})
 
     def _checkpoints(self, work: Work, recipe: Recipe, dataset: Dataset) -> Checkpoints | None:
         if self.checkpoints is None:

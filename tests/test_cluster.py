@@ -5,6 +5,7 @@ What Ray's own server says in these cases is asserted in `tests/e2e/test_submit.
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -238,6 +239,23 @@ def test_the_cluster_goes_away() -> None:
         cluster: Cluster = connect(ours.url, None)
     with pytest.raises(LostContactError, match=r"nothing answers there \(Connection refused\)"):
         cluster.jobs()
+
+
+def test_a_disk_of_ours_that_is_full_is_not_blamed_on_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with site({VERSION: version(ray.__version__)}) as ours:
+        cluster: Cluster = connect(ours.url, None)
+
+        def full(**_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(cluster._client, "submit_job", full)
+        with pytest.raises(
+            EnvironmentProblemError, match="^not submitted: .*No space left"
+        ) as error:
+            cluster.submit("a", "true", metadata={}, env_vars={}, folder=tmp_path)
+        assert not isinstance(error.value, LostContactError)
 
 
 def test_a_job_is_found_by_id_by_run_and_by_likeness() -> None:

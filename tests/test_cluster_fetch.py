@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -147,6 +148,18 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(
     with pytest.raises(EnvironmentProblemError, match=r"^-o .*is not a folder"):
         fetched(cluster, "toy", tmp_path / "file" / "runs")
     assert cluster.jobs() == []
+
+
+def test_a_disk_that_is_full_here_is_one_line_and_leaves_nothing(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cluster_fetch, "_receive", full)
+    with pytest.raises(EnvironmentProblemError, match=r"^-o .*: No space left on device$"):
+        fetched(cluster, "toy", tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_no_such_run_names_the_nearest(cluster: LocalCluster, tmp_path: Path) -> None:

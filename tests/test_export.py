@@ -15,7 +15,7 @@ from torch import nn
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.export.flat import flatten
-from nasctl.export.formats import SUFFIXES, WRITERS, Card, files_of
+from nasctl.export.formats import SUFFIXES, WRITERS, Card, default_path, files_of
 from nasctl.export.parity import TOLERANCE, Parity, ParityError, compare
 from nasctl.onnx_runtime import load_model
 from search_spaces import network
@@ -275,4 +275,9 @@ def test_a_layer_that_torch_does_not_have_goes_to_onnx_only(tmp_path: Path) -> N
 def test_a_pytorch_file_ends_in_py() -> None:
     with pytest.raises(ConfigError, match=r"-o m\.pt: a PyTorch file ends in \.py"):
         files_of(Path("m.pt"), "torch")
+    for name in ("my-net.py", "62531413a5bc.py", "class.py"):
+        with pytest.raises(ConfigError, match=f"-o {name}: .* is no name that Python can import"):
+            files_of(Path(name), "torch")
+    assert default_path("62531413a5bc", "torch") == Path("net_62531413a5bc.py")
+    assert default_path("62531413a5bc", "onnx") == Path("62531413a5bc.onnx")
     assert files_of(Path("m.py"), "torch") == (Path("m.safetensors"), Path("m.py"))

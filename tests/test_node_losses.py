@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+)
 
 from nasctl.engine import Engine, Signal
 from nasctl.errors import EnvironmentProblemError
 from nasctl.executors.attempt import Message
-from nasctl.executors.ray_tune import Flights, _lost
+from nasctl.executors.ray_tune import Flights, _count_as_lost_workers, _lost
 from nasctl.executors.travel import Inbox
 from nasctl.trainings import NODE_LOSSES
 from nasctl.trial import Outcome, OutcomeKind, State, Work
@@ -69,7 +75,11 @@ def test_deaths_of_workers_are_counted_beside_those_of_nodes(tmp_path: Path) -> 
         (ActorDiedError(), True, LEFT),
         (RayActorError(error_msg="The actor died because its node has died."), False, LEFT),
         (RayActorError(preempted=True), False, LEFT),
-        (ActorUnavailableError("connection reset", b"0" * 16), False, LEFT),
+        (ActorUnavailableError("connection reset", b"0" * 16), False, DIED),
+        (ActorUnavailableError("connection reset", b"0" * 16), True, LEFT),
+        # On one machine nothing but the worker can be lost.
+        (RayActorError(error_msg="The actor died because its node has died."), None, DIED),
+        (RayActorError(actor_init_failed=True), None, DIED),
         (
             RayActorError(error_msg="in task\nNo module named 'x'", actor_init_failed=True),
             False,
@@ -86,14 +96,33 @@ def test_deaths_of_workers_are_counted_beside_those_of_nodes(tmp_path: Path) -> 
         (None, False, DIED),
     ],
 )
-def test_what_is_lost(error: RayActorError | None, gone: bool, expected: Outcome) -> None:
+def test_what_is_lost(error: RayActorError | None, gone: bool | None, expected: Outcome) -> None:
     class Lost:
-        trial_id = "a"
-
         def get_pickled_error(self) -> RayActorError | None:
             return error
 
-    assert _lost(Lost(), lambda trial_id: gone and trial_id == "a") == expected
+    assert _lost(Lost(), gone) == expected
+
+
+def test_a_result_that_died_on_its_way_is_a_lost_worker_and_not_the_end_of_the_search() -> None:
+    told: list[Exception] = []
+
+    class Manager:
+        def _actor_task_failed(self, task: object, exception: Exception) -> None:
+            told.append(exception)
+
+    class Controller:
+        _actor_manager = Manager()
+
+    _count_as_lost_workers(Controller())
+    failed = Controller._actor_manager._actor_task_failed
+    for error in (OutOfMemoryError("low on memory"), ObjectLostError("ab", "", "call")):
+        failed(None, error)
+        assert isinstance(told[-1], RayActorError)
+        assert str(told[-1]) == str(error)
+    died = ActorDiedError()
+    failed(None, died)
+    assert told[-1] is died
 
 
 # -- files arrive before the engine hears of the epoch --------------------------------------------

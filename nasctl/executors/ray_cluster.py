@@ -226,11 +226,11 @@ def answers(address: str) -> bool:
     return _answers(address, timeout_s=1.0) is None
 
 
-def _answers(address: str, *, timeout_s: float) -> OSError | None:
+def _answers(address: str, *, timeout_s: float) -> Exception | None:
     target = host_port(address)
     assert target is not None, "checked before"
     try:
         socket.create_connection(target, timeout=timeout_s).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what cannot be a host's name
         return error
     return None

@@ -61,7 +61,7 @@ def call_there(
 
     Raises:
         EnvironmentProblemError: no node declares it, it died, or nasctl differs there.
-        Exception: what `fn` raises; of nasctl's own errors with the node's name.
+        NasctlError: of nasctl's own that `fn` raises, with the node's name.
     """
     node = _find(resource, announce)
     name = resource.removeprefix(DEVICE_PREFIX)
@@ -80,7 +80,9 @@ def call_there(
             raise EnvironmentProblemError(f"{where}: missing there: {cause}") from None
         if cause is None:  # it could not be sent
             raise EnvironmentProblemError(f"{where}: {last_line(error)}{CONTINUE}") from error
-        raise cause from None
+        hint = " (nasctl is missing there, or another version?)" * ("import" in str(cause))
+        problem = f"{where}: {type(cause).__name__}: {last_line(cause)}{hint}{CONTINUE}"
+        raise EnvironmentProblemError(problem) from cause
     except (NodeDiedError, TaskUnschedulableError):
         raise EnvironmentProblemError(f"{where}: the node died{CONTINUE}") from None
     except WorkerCrashedError:

@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
@@ -239,6 +239,7 @@ class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
         if self._resources is None:
             self._resources = trial.placement_group_factory
             self._resize(tune_controller)
+            _count_as_lost_workers(tune_controller)
 
     def on_trial_result(self, _controller: Any, trial: TuneTrial, result: Any) -> str:
         message = result["message"]
@@ -255,9 +256,13 @@ class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
         self._flights.gone(trial.trial_id, RELEASED)
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        node_died = None
         if self._membership is not None:
             self._membership.recount(now=True)
-        outcome = _lost(trial, self._node_died)
+            worker = trial.temporary_state.ray_actor
+            keys = (trial.trial_id, "" if worker is None else worker._actor_id.hex())
+            node_died = any(self._node_died(key) for key in keys)
+        outcome = _lost(trial, node_died)
         if outcome.kind is OutcomeKind.NODE_LOST:
             self._drop_workers_of_lost_nodes(tune_controller)
         self._flights.gone(trial.trial_id, outcome)
@@ -344,20 +349,38 @@ def _behind(tune_controller: Any) -> Any:
     return getattr(tune_controller, "_tune_controller", tune_controller)
 
 
-def _lost(trial: TuneTrial, node_is_gone: Callable[[str], bool]) -> Outcome:
-    """How a training ended whose worker is gone."""
-    reason, cause, node = "the worker process died", "", node_is_gone(trial.trial_id)
+def _count_as_lost_workers(tune_controller: Any) -> None:
+    """A result that died with its node on the way, and a worker that the memory monitor ended, are
+    other errors than `RayActorError`; Tune would end the whole search at one."""
+    manager = _behind(tune_controller)._actor_manager
+    original = manager._actor_task_failed
+
+    def failed(tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        original(tracked_actor_task, exception)
+
+    manager._actor_task_failed = failed
+
+
+def _lost(trial: TuneTrial, node_died: bool | None) -> Outcome:
+    """How a training ended whose worker is gone.
+
+    Args:
+        node_died: its node does not answer any more; None: there are no other nodes.
+    """
+    reason, cause = "the worker process died", ""
     error = None
     with contextlib.suppress(OSError, AttributeError):
         error = trial.get_pickled_error()  # None where Tune was told by another call of the actor
     if isinstance(error, RayActorError):
         cause = " ".join(str(error).split())
-        if error.actor_init_failed:  # nasctl or a library is missing there, or another one
+        if node_died is not None and error.actor_init_failed:  # a library is missing there
             broken = f"a worker does not start: {last_line(error)}"
             return Outcome(kind=OutcomeKind.BROKEN, error=broken)
-        node = node or error.preempted or "node has died" in cause
-        node = node or isinstance(error, ActorUnavailableError)
-    if node:
+        if node_died is not None:
+            node_died = node_died or error.preempted or "node has died" in cause
+    if node_died:
         return Outcome(kind=OutcomeKind.NODE_LOST, error="its node left the cluster")
     if "memory" in cause:
         reason = f"out of memory: {reason} ({cause[:200]})"

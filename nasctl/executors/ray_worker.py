@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import ray
 from ray import cloudpickle
+from ray.exceptions import RayError
 from ray.tune import Trainable
 
 from nasctl.executors.attempt import Attempt, Message
@@ -61,6 +62,9 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray is not typed
             self._job.prepare()
         except Exception as error:  # told as the failure of the work, not as a dead worker
             self._unfit = self._failure(error)
+            if self.driver_node not in (None, self._node):  # it would fail whatever it is given
+                broken = dataclasses.replace(self._unfit, kind=OutcomeKind.BROKEN)
+                self._unfit = self._located(broken)
         self.reset_config(config)
 
     def step(self) -> dict[str, Any]:
@@ -107,6 +111,8 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray is not typed
             self._outbox.clear()
             if "files" in config:
                 self._outbox.unpack(ray.get(config["files"].ref))
+        except RayError:  # what has travelled is lost on the way: the next attempt gets it anew
+            raise
         except Exception as error:  # see `setup`
             return self._failure(error)
         return None

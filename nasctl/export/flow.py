@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def export_network(
         ParityError: the file computes something else; nothing is written then.
     """
     import torch
+    from safetensors import SafetensorError
 
     from nasctl import augment
 
@@ -80,6 +82,11 @@ def export_network(
     model = build(architecture)
     stored = load_weights(weights, model)
     model.eval()
+    if stored.get("data", dataset.fingerprint) != dataset.fingerprint:
+        raise EnvironmentProblemError(
+            f"{records.directory}: {dataset.name} has changed since {architecture.id} was trained: "
+            "its normalisation and classes would be others"
+        )
     card = _card(records, architecture, dataset, seed=int(stored.get("seed", "0")))
     size = (architecture.input_shape[1], architecture.input_shape[2])
     images = augment.resize(dataset.val_images, size)
@@ -89,10 +96,14 @@ def export_network(
     traced = flatten(model)
     with tempfile.TemporaryDirectory(prefix="nasctl-export-") as folder:
         made = files_of(Path(folder) / path.name, kind)
-        run = WRITERS[kind](traced, card, made[-1])
+        try:
+            run = WRITERS[kind](traced, card, made[-1])
+        except (OSError, SafetensorError) as error:
+            raise EnvironmentProblemError(f"{folder}: cannot be written: {error}") from error
         parity = compare(model, run, normal, dataset.val_labels)
-        for source, target in zip(made, targets, strict=True):
-            with replacing(target) as temporary:
+        with contextlib.ExitStack() as renamed_last:
+            for source, target in zip(made, targets, strict=True):
+                temporary = renamed_last.enter_context(replacing(target))
                 temporary.write_bytes(source.read_bytes())
     params = sum(p.numel() for p in traced.parameters())
     return Exported(files=targets, parity=parity, card=card, params=params)

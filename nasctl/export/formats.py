@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,14 +138,21 @@ def _runner(module: Any) -> Runner:
 WRITERS: Mapping[str, Writer] = {"onnx": write_onnx, "pt2": write_pt2, "torch": write_torch}
 
 
+def default_path(arch_id: str, kind: str) -> Path:
+    """In the current directory; an id may begin with a digit, which no module's name does."""
+    return Path(f"{'net_' if kind == 'torch' else ''}{arch_id}{SUFFIXES[kind]}")
+
+
 def files_of(path: Path, kind: str) -> tuple[Path, ...]:
     """What a format leaves behind at `path`, what others refer to first.
 
     Raises:
-        ConfigError: a Python file has to end in .py.
+        ConfigError: a Python file has to end in .py, and to be a module that can be imported.
     """
     if kind != "torch":
         return (path,)
     if path.suffix != ".py":
         raise ConfigError(f"-o {path}: a PyTorch file ends in .py; its weights lie beside it")
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise ConfigError(f"-o {path}: {path.stem!r} is no name that Python can import")
     return (path.with_suffix(".safetensors"), path)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from nasctl.trial import State
 from search_spaces.blocks import BLOCKS
@@ -138,6 +139,12 @@ def check_export(desk: Desk, member: Any) -> None:
     weights.write_bytes(b"torn")
     _, err = desk.run("export", "runs/digits", arch_id, "-o", "no.onnx", code=4)
     assert f"cannot read the weights runs/digits/weights/{weights.name}" in err
+    with safe_open(weights.with_suffix(".away"), framework="pt") as stored:
+        tensors = {k: stored.get_tensor(k) for k in stored.keys()}  # noqa: SIM118 - not a dict
+        about = stored.metadata()
+    save_file(tensors, weights, {**about, "data": "of other pictures"})
+    _, err = desk.run("export", "runs/digits", arch_id, "-o", "no.onnx", code=4)
+    assert f"runs/digits: digits has changed since {arch_id} was trained" in err
     weights.with_suffix(".away").rename(weights)
     assert not (desk.folder / "no.onnx").exists()
 

@@ -46,6 +46,8 @@ def ui(run: str, port: int | None) -> None:
                 say("Ctrl-C stops it")
             raise SystemExit(server.wait())
         except KeyboardInterrupt:
-            server.terminate()
-            server.wait()
             raise SystemExit(stop.exit_code or 130) from None
+        finally:  # also when nobody reads what we print any more
+            if server.poll() is None:
+                server.terminate()
+                server.wait()

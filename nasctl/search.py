@@ -55,6 +55,8 @@ from nasctl.trial import Trial
 if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
 
+FLUSH_S = 45.0
+"""A small search may be over before MLflow is imported and its new store has its tables."""
 NEAR_FRONT_LIMIT = 24
 """How many networks are measured whole at the end, front members first."""
 
@@ -93,7 +95,7 @@ def run_search(request: SearchRequest) -> RunRecords:
             work=search.work,
             write=search.write,
             publish=request.publish,
-            flush_s=20.0,
+            flush_s=FLUSH_S,
         )
 
 

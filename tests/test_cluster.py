@@ -252,7 +252,7 @@ def test_a_disk_of_ours_that_is_full_is_not_blamed_on_the_cluster(
 
         monkeypatch.setattr(cluster._client, "submit_job", full)
         with pytest.raises(
-            EnvironmentProblemError, match="^not submitted: .*No space left"
+            EnvironmentProblemError, match=r"^not submitted: .*No space left"
         ) as error:
             cluster.submit("a", "true", metadata={}, env_vars={}, folder=tmp_path)
         assert not isinstance(error.value, LostContactError)

@@ -132,6 +132,7 @@ def wait_for_trials(bench: Bench, process: subprocess.Popen[str], complete: int)
     bench.wait_for("toy", process, enough)
 
 
+@pytest.mark.slow  # a minute alone; beside other tests it has waited for several
 def test_f6_postgresql_is_killed_and_comes_back_in_mid_search(
     bench: Bench, postgres: PostgresServer, server: MlflowServer
 ) -> None:
@@ -180,7 +181,7 @@ def test_f6_postgresql_is_killed_and_comes_back_in_mid_search(
     assert server.uri not in (bench.run_dir / "config.yaml").read_text()
 
 
-@pytest.mark.slow  # the same with the server in place of its database, which normal CI kills
+@pytest.mark.slow  # the same with the server in place of its database
 def test_f6_the_server_is_killed_and_comes_back_in_mid_search(
     bench: Bench, postgres: PostgresServer, server: MlflowServer
 ) -> None:

@@ -546,6 +546,7 @@ class TestSettings:
     def test_the_packaged_config_states_every_default(self) -> None:
         data = yaml.safe_load((CONF / "latency" / "table.yaml").read_text(encoding="utf-8"))
         assert data.pop("name") == "table"
+        assert data.pop("node") is None  # where, not what
         assert LatencySettings(**data) == LatencySettings()
         assert set(data) == {f.name for f in dataclasses.fields(LatencySettings)}
         none = yaml.safe_load((CONF / "latency" / "none.yaml").read_text(encoding="utf-8"))

@@ -21,8 +21,6 @@ from nasctl.errors import EnvironmentProblemError, InterruptedSearchError
 if TYPE_CHECKING:
     from nasctl.cluster import Cluster, ClusterJob
 
-STOP_WAIT_S = 75
-"""Seconds from SIGTERM to SIGKILL: a search may take 60 to store what it has."""
 SEND_WAIT_S = 900
 """Seconds that a copy of a run waits on the head to be fetched."""
 
@@ -118,7 +116,6 @@ def submit(  # noqa: PLR0917 - click passes one argument per option
                 CONFIG: submission.config,
                 COMMAND: command,
             },
-            env_vars={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
             folder=Path(folder) if submission.files else None,
         )
     if detach:
@@ -298,7 +295,7 @@ def stop(job: str, address: str | None, token_file: Path | None) -> None:
 
     JOB is an id, or the name of a run: its newest job.
     """
-    from nasctl.cluster import COMMAND, find_job
+    from nasctl.cluster import COMMAND, STOP_WAIT_S, find_job
 
     cluster = _connect(address, token_file)
     found = find_job(cluster.jobs(), job, cluster.url)

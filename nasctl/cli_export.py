@@ -39,7 +39,7 @@ def export(  # noqa: PLR0917 - click passes one argument per option
     """Write a trained network of RUN as a file that needs no nasctl.
 
     ARCH_ID may be the beginning of an id. Batch norms are folded; the file is read back and must
-    agree with the trained network on all validation images, or nothing is written. Preprocessing,
+    agree with the trained network on validation images, or nothing is written. Preprocessing,
     classes and where it comes from are inside.
     """
     from nasctl.config import stored_config
@@ -65,7 +65,7 @@ def export(  # noqa: PLR0917 - click passes one argument per option
         )
     published = {t.arch_id for t in records.references()}
     own = problem.family.build if architecture.id not in published else None
-    say(f"checking on {len(problem.dataset.val_labels):,} validation images ...")
+    say("checking on validation images ...")
     with contextlib.redirect_stdout(sys.stderr):  # of exporters and plugins
         done = export_network(
             records,

@@ -24,6 +24,8 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("NASCTL_ADDRESS", "RAY_API_SERVER_ADDRESS")
 TIMEOUT_S = (10.0, 60.0)
 """To connect, and to answer: Ray's client would wait for ever."""
+STOP_WAIT_S = 75
+"""Seconds from SIGTERM to SIGKILL: a search may take 60 to store what it has."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 KIND, RUN, OUTPUT_DIR, CONFIG, COMMAND = (
     f"nasctl.{key}" for key in ("kind", "run", "output_dir", "config", "command")
@@ -87,7 +89,6 @@ class Cluster:
         entrypoint: str,
         *,
         metadata: Mapping[str, str],
-        env_vars: Mapping[str, str],
         folder: Path | None = None,
     ) -> None:
         """Starts a shell command on the head.
@@ -95,7 +96,8 @@ class Cluster:
         Args:
             folder: everything in it is uploaded, and is the command's working directory.
         """
-        runtime_env: dict[str, Any] = {"env_vars": dict(env_vars)}
+        # Between SIGTERM and SIGKILL Ray's own default leaves three seconds.
+        runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}}
         if folder is not None:
             runtime_env["working_dir"] = str(folder)
         with _explained(self.url):
@@ -178,7 +180,7 @@ def _client_class() -> Any:
         logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
 
-    class PatientClient(JobSubmissionClient):  # type: ignore[misc]
+    class PatientClient(JobSubmissionClient):  # type: ignore[misc]  # Ray is not typed
         def __init__(self, url: str, headers: dict[str, str]) -> None:
             super().__init__(url, headers=headers)
             # Ray says None for "as usual", which aiohttp no longer likes to hear.

@@ -116,7 +116,6 @@ def _sending(cluster: Cluster, source: Source) -> Iterator[ClusterJob]:
         job_id,
         f"exec {shlex.join(command)}",
         metadata={KIND: FETCH},
-        env_vars={"RAY_JOB_STOP_WAIT_TIME_S": "75"},  # it clears up first
     )
     try:
         job = cluster.job(job_id)

@@ -105,7 +105,7 @@ class LocalCluster:
         tools: where its commands are; by default those of this Python.
 
     Attributes:
-        env_vars, sent: what came with each job: variables, and the names of files.
+        sent: the names of the files that came with each job.
         times: when a job began and ended, if that matters.
         deleted: jobs that were.
     """
@@ -114,7 +114,6 @@ class LocalCluster:
 
     def __init__(self, folder: Path, runs: Path, *, tools: Path | None = None) -> None:
         self._tools = tools or Path(sys.executable).parent
-        self.env_vars: dict[str, dict[str, str]] = {}
         self.sent: dict[str, set[str]] = {}
         self._folder = folder
         self._runs = runs
@@ -133,10 +132,8 @@ class LocalCluster:
         entrypoint: str,
         *,
         metadata: Mapping[str, str],
-        env_vars: Mapping[str, str],
         folder: Path | None = None,
     ) -> None:
-        self.env_vars[job_id] = dict(env_vars)
         copy = self._folder / "working_dirs" / job_id
         if folder is not None:
             shutil.copytree(folder, copy)
@@ -145,7 +142,6 @@ class LocalCluster:
         copy.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ,
-            **env_vars,
             "NASCTL_RUNS": str(self._runs),
             "PATH": f"{self._tools}:{os.environ['PATH']}",
         }

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.servers import has_postgres
 from tests.faults.test_disk import may_mount
+from tests.test_compose import compose
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +22,7 @@ def test_nothing_is_skipped_for_want_of_a_package() -> None:
     assert shutil.which("tmux")
     assert importlib.util.find_spec("playwright")
     assert has_postgres()
+    assert compose() is not None, "nobody reads docker-compose.yml"
     assert Path("/usr/share/datasets/fashion-mnist").is_dir()
     assert may_mount(), "the full disks of tests/faults/test_disk.py need a namespace of our own"
 

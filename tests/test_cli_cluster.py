@@ -77,7 +77,7 @@ def submit(bench: Bench, *arguments: str) -> Said:
 def running(cluster: LocalCluster, run: str = "toy", command: str = "sleep 100") -> str:
     job_id = f"nasctl-{run}-000001"
     metadata = {"nasctl.run": run, "nasctl.output_dir": "", "nasctl.command": "nasctl submit it"}
-    cluster.submit(job_id, command, metadata=metadata, env_vars={})
+    cluster.submit(job_id, command, metadata=metadata)
     return job_id
 
 
@@ -109,7 +109,6 @@ def test_a_search_is_shown_as_if_it_were_here_and_fetched(
         "nasctl.config": "toy.yaml",
         "nasctl.command": records.command,
     }
-    assert cluster.env_vars[job.id] == {"RAY_JOB_STOP_WAIT_TIME_S": "75"}
     assert cluster.sent[job.id] == {"toy.yaml"}, "the plugin is not below the current directory"
 
     # The same command again finds nothing to do, and shows the front as text.
@@ -234,8 +233,8 @@ def test_a_dry_run_is_done_here(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
 
 def test_jobs_are_listed(bench: Bench, cluster: LocalCluster) -> None:
     running(cluster)
-    cluster.submit("raysubmit_x", "exit 3", metadata={}, env_vars={})
-    cluster.submit("nasctl-fetch-a", "exit 0", metadata={"nasctl.kind": "fetch"}, env_vars={})
+    cluster.submit("raysubmit_x", "exit 3", metadata={})
+    cluster.submit("nasctl-fetch-a", "exit 0", metadata={"nasctl.kind": "fetch"})
     cluster.wait("raysubmit_x")
     header, first, second = bench.call("jobs").out.splitlines()
     assert header.split() == ["JOB", "RUN", "STATUS", "SINCE", "DURATION"]

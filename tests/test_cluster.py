@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -241,6 +242,16 @@ def test_the_cluster_goes_away() -> None:
         cluster.jobs()
 
 
+def test_every_job_has_time_to_store_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, Any] = {}
+    with site({VERSION: version(ray.__version__)}) as ours:
+        cluster: Cluster = connect(ours.url, None)
+        monkeypatch.setattr(cluster._client, "submit_job", lambda **given: sent.update(given))
+        cluster.submit("a", "true", metadata={})
+    assert sent["runtime_env"] == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "75"}}
+    assert (sent["submission_id"], sent["entrypoint"]) == ("a", "true")
+
+
 def test_a_disk_of_ours_that_is_full_is_not_blamed_on_the_cluster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -254,7 +265,7 @@ def test_a_disk_of_ours_that_is_full_is_not_blamed_on_the_cluster(
         with pytest.raises(
             EnvironmentProblemError, match=r"^not submitted: .*No space left"
         ) as error:
-            cluster.submit("a", "true", metadata={}, env_vars={}, folder=tmp_path)
+            cluster.submit("a", "true", metadata={}, folder=tmp_path)
         assert not isinstance(error.value, LostContactError)
 
 

@@ -78,10 +78,10 @@ def test_earlier_fetches_are_forgotten_once_ray_is_done_with_them(
         ("just", "fetch", (-100.0, -59.0)),
         ("search", "search", (-200.0, -100.0)),
     ):
-        cluster.submit(name, "exit 0", metadata={"nasctl.kind": kind}, env_vars={})
+        cluster.submit(name, "exit 0", metadata={"nasctl.kind": kind})
         cluster.times[name] = times
         cluster.wait(name)
-    cluster.submit("going", "sleep 100", metadata={"nasctl.kind": "fetch"}, env_vars={})
+    cluster.submit("going", "sleep 100", metadata={"nasctl.kind": "fetch"})
     cluster.times["going"] = (-200.0, -100.0)
     fetched(cluster, "toy", tmp_path / "here")
     assert cluster.deleted == ["old"]
@@ -184,10 +184,9 @@ def test_a_name_means_a_job_a_run_or_a_folder_of_the_head(cluster: LocalCluster)
         "nasctl-toy-000001",
         "exit 0",
         metadata={"nasctl.run": "toy", "nasctl.output_dir": "/data", "nasctl.kind": "search"},
-        env_vars={},
     )
-    cluster.submit("nasctl-fetch-x-1", "exit 0", metadata={"nasctl.kind": "fetch"}, env_vars={})
-    cluster.submit("raysubmit_1", "exit 0", metadata={}, env_vars={})
+    cluster.submit("nasctl-fetch-x-1", "exit 0", metadata={"nasctl.kind": "fetch"})
+    cluster.submit("raysubmit_1", "exit 0", metadata={})
 
     def found(name: str) -> tuple[str, str]:
         source = find_source(cluster, name)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.export.flat import flatten
 from nasctl.export.formats import SUFFIXES, WRITERS, Card, default_path, files_of
-from nasctl.export.parity import TOLERANCE, Parity, ParityError, compare
+from nasctl.export.parity import TOLERANCE, Parity, ParityError, compare, spread
 from nasctl.onnx_runtime import load_model
 from search_spaces import network
 from search_spaces.blocks import BLOCKS
@@ -88,8 +89,9 @@ def parity(module: nn.Module, shape: tuple[int, int, int], kind: str, folder: Pa
     path = folder / f"net{SUFFIXES[kind]}"
     card = Card(**{**vars(CARD), "input_shape": shape})
     run = WRITERS[kind](flatten(module), card, path)
-    images = np.random.default_rng(1).standard_normal((3, *shape)).astype(np.float32)
-    return compare(module, run, images, np.zeros(3, np.int64))
+    images = np.random.default_rng(1).integers(0, 256, (3, *shape), dtype=np.uint8)
+    own = ((0.5,) * shape[0], (0.25,) * shape[0])
+    return compare(module, run, images, np.zeros(3, np.int64), normalisation=own)
 
 
 def test_every_block_has_an_example() -> None:
@@ -230,7 +232,8 @@ def test_metadata_are_inside(tmp_path: Path) -> None:
 
 def test_another_network_is_no_parity() -> None:
     module = small()
-    images = np.random.default_rng(0).standard_normal((5, *SHAPE)).astype(np.float32)
+    images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), dtype=np.uint8)
+    against = functools.partial(compare, normalisation=(CARD.mean, CARD.std))
 
     def off(by: float) -> Any:
         def run(part: np.ndarray) -> np.ndarray:
@@ -241,15 +244,22 @@ def test_another_network_is_no_parity() -> None:
         return run
 
     labels = np.zeros(5, np.int64)
-    same = compare(module, off(0.0), images, labels)
+    same = against(module, off(0.0), images, labels)
     assert (same.max_error, same.differing) == (0.0, 0)
     assert same.accuracy == same.exported_accuracy
     with pytest.raises(ParityError, match=r"differs .* on 5 images, more than 0\.0001; nothing"):
-        compare(module, off(0.01), images, labels)
+        against(module, off(0.01), images, labels)
     with pytest.raises(ParityError, match="differs"):
-        compare(module, off(float("nan")), images, labels)
+        against(module, off(float("nan")), images, labels)
     with pytest.raises(ParityError, match=r"gives \(5, 2\), the trained one \(5, 3\)"):
-        compare(module, lambda part: off(0.0)(part)[:, :2], images, labels)
+        against(module, lambda part: off(0.0)(part)[:, :2], images, labels)
+
+
+def test_large_validation_splits_are_sampled_evenly() -> None:
+    assert spread(300).tolist() == list(range(300))
+    chosen = spread(50_000)
+    assert (len(chosen), chosen[0], chosen[-1]) == (2000, 0, 49_999)
+    assert set(np.diff(chosen)) == {25, 26} or set(np.diff(chosen)) == {25}
 
 
 def test_a_network_that_looks_at_its_image_has_no_one_graph() -> None:

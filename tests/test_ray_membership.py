@@ -162,6 +162,8 @@ def test_a_node_that_does_not_answer_is_gone_before_the_head_knows() -> None:
         ],
         answers=answers,
     )
+    assert membership.recount(now=True)
+    assert not membership.recount(), "a moment later there is nothing to look at"
     assert membership.lives("a")
     assert membership.has("b")
     assert not membership.lives("b")

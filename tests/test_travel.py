@@ -93,6 +93,7 @@ def test_a_checkpoint_travels_to_the_next_worker_and_not_back(
         "../ledger.sqlite",
         "weights/../ledger.sqlite",
         "checkpoints/4/1.ckpt",  # of another trial
+        "checkpoints/7",  # in the way of another trial's folder
         "checkpoints/3/../4/1.ckpt",
         "checkpoints/3/deep/1.ckpt",
         "checkpoints//1.ckpt",

@@ -121,14 +121,18 @@ class Membership:
         self.problem: str | None = None
         self.recount()
 
-    def recount(self, *, now: bool = False) -> None:
-        """Looks at the cluster, now or if the last look is a few seconds old."""
+    def recount(self, *, now: bool = False) -> bool:
+        """Looks at the cluster, now or if the last look is a few seconds old; whether it did."""
         if self._clock() < self._due and not now:
-            return
+            return False
         nodes = self._nodes()
         self._due = self._clock() + RECOUNT_S
         if nodes is None:
-            return
+            return False
+        self._count(nodes)
+        return True
+
+    def _count(self, nodes: Sequence[ClusterNode]) -> None:
         self._alive = {node.id: node for node in nodes}
         self._fits = sum(self._need.fits(node.resources) for node in nodes)
         self.workers = max(1, self._fits if self._cap is None else min(self._cap, self._fits))

@@ -287,13 +287,13 @@ class EngineScheduler(TrialScheduler):  # type: ignore[misc]  # Ray is not typed
     def _follow(
         self, membership: Membership, tune_controller: Any, live: int, any_runs: bool
     ) -> None:
-        membership.recount()
+        if membership.recount():
+            self._drop_workers_of_lost_nodes(tune_controller)
         if membership.problem is not None:
             self._flights.fail(EnvironmentProblemError(membership.problem + CONTINUE))
         pending = _behind(tune_controller)._actor_manager.num_pending_actors
         membership.note_waiting(bool(live) and not any_runs and pending >= live)
         if membership.workers != self._flights.workers:
-            self._drop_workers_of_lost_nodes(tune_controller)
             self._flights.workers = membership.workers
             self._resize(tune_controller)
 

@@ -19,6 +19,7 @@ from typing import Any
 from nasctl import checkpoints
 from nasctl.checkpoints import SUFFIX
 from nasctl.errors import NasctlError
+from nasctl.evaluate import CHECKPOINTS
 from nasctl.files import replacing
 
 Files = Mapping[str, Any]
@@ -118,7 +119,8 @@ class Inbox:
 
     def _place(self, number: int, name: str) -> Path:
         parts = name.split("/")
-        fits = len(parts) == 2 or (len(parts) == 3 and parts[1] == str(number))
+        of_trial = parts[0] == CHECKPOINTS  # what is there belongs to trials, in folders of theirs
+        fits = (len(parts) == 3 and parts[1] == str(number)) or (len(parts) == 2 and not of_trial)
         plain = all(part and not part.startswith(".") and "\0" not in part for part in parts)
         if not (fits and plain and "\\" not in name and parts[0] in self._folders):
             raise RefusedFileError(f"its worker sent a file by the name {name!r}, which is refused")

@@ -6,7 +6,6 @@ and identities go. What is left has plain names and can be written down, exporte
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from nasctl.errors import EnvironmentProblemError
@@ -100,8 +99,3 @@ def _fold_batch_norms(traced: fx.GraphModule) -> None:
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
         traced.delete_submodule(node.target)
-
-
-def count(traced: fx.GraphModule) -> int:
-    """Numbers that have to be stored for inference."""
-    return sum(math.prod(t.shape) for t in traced.state_dict().values())

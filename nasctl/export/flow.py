@@ -15,7 +15,7 @@ from nasctl.dataset import Dataset
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.export.flat import flatten
 from nasctl.export.formats import WRITERS, Card, files_of
-from nasctl.export.parity import Parity, compare
+from nasctl.export.parity import Parity, compare, spread
 from nasctl.files import replacing
 from nasctl.records import RunRecords
 from nasctl.weights import load_weights
@@ -72,7 +72,6 @@ def export_network(
             the disk is full.
         ParityError: the file computes something else; nothing is written then.
     """
-    import torch
     from safetensors import SafetensorError
 
     from nasctl import augment
@@ -89,10 +88,8 @@ def export_network(
         )
     card = _card(records, architecture, dataset, seed=int(stored.get("seed", "0")))
     size = (architecture.input_shape[1], architecture.input_shape[2])
-    images = augment.resize(dataset.val_images, size)
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in dataset.normalisation)
-    with torch.no_grad():
-        normal = ((augment.as_tensor(images).float() / 255 - mean) / std).numpy()
+    chosen = spread(len(dataset.val_labels))
+    images = augment.resize(dataset.val_images[chosen], size)
     traced = flatten(model)
     with tempfile.TemporaryDirectory(prefix="nasctl-export-") as folder:
         made = files_of(Path(folder) / path.name, kind)
@@ -100,7 +97,13 @@ def export_network(
             run = WRITERS[kind](traced, card, made[-1])
         except (OSError, SafetensorError) as error:
             raise EnvironmentProblemError(f"{folder}: cannot be written: {error}") from error
-        parity = compare(model, run, normal, dataset.val_labels)
+        parity = compare(
+            model,
+            run,
+            images,
+            dataset.val_labels[chosen],
+            normalisation=dataset.normalisation,
+        )
         with contextlib.ExitStack() as renamed_last:
             for source, target in zip(made, targets, strict=True):
                 temporary = renamed_last.enter_context(replacing(target))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Of the largest error, relative to the largest logit."""
 BATCH = 100
+IMAGES = 2000
+"""Compared at most: a wrong graph shows on the first, and large networks take their time."""
 
 Runner = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 """Normalised images (N, C, H, W) to logits (N, classes)."""
@@ -48,18 +50,28 @@ class Parity:
         return dict(vars(self))
 
 
+def spread(count: int) -> NDArray[np.intp]:
+    """At most `IMAGES` of so many, evenly: in folders of pictures they are sorted by class."""
+    import numpy as np
+
+    return np.unique(np.linspace(0, count - 1, min(count, IMAGES)).round().astype(np.intp))
+
+
 def compare(
     trained: nn.Module,
     exported: Runner,
-    images: NDArray[np.float32],
+    images: NDArray[np.uint8],
     labels: NDArray[np.int64],
+    *,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Parity:
     """Both on the same images.
 
     Args:
         trained: in evaluation mode, on the CPU.
-        images: normalised, (N, C, H, W).
+        images: uint8, (N, C, H, W), of the size that the network takes.
         labels: (N,).
+        normalisation: see `Dataset.normalisation`.
 
     Raises:
         ParityError: the error is above `TOLERANCE`, or something is not finite.
@@ -67,12 +79,13 @@ def compare(
     import numpy as np
     import torch
 
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in normalisation)
     ours, theirs = [], []
     with torch.no_grad():
-        for begin in range(0, len(images), BATCH):
-            part = images[begin : begin + BATCH]
-            ours.append(trained(torch.from_numpy(part)).numpy())
-            theirs.append(exported(part))
+        for begin in range(0, len(images), BATCH):  # as floats all of them may not fit
+            part = (torch.from_numpy(images[begin : begin + BATCH]).float() / 255 - mean) / std
+            ours.append(trained(part).numpy())
+            theirs.append(exported(part.numpy()))
     a, b = np.concatenate(ours), np.concatenate(theirs)
     if a.shape != b.shape:
         raise ParityError(f"the exported network gives {b.shape}, the trained one {a.shape}")

@@ -18,10 +18,12 @@ search: $(VENV)/.installed
 	$(VENV)/bin/nasctl search $(CONFIG)
 
 test: lint
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not gpu" $(TESTS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not gpu and not alone" $(TESTS)
+	$(VENV)/bin/python -m pytest -m "alone and not slow and not gpu" $(TESTS)
 
 test-all: lint
-	$(VENV)/bin/python -m pytest $(PARALLEL) $(TESTS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not alone" $(TESTS)
+	$(VENV)/bin/python -m pytest -m alone $(TESTS)
 
 # The cluster with real containers; says so, and succeeds, where no engine can be had.
 test-compose:

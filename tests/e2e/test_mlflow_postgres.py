@@ -132,7 +132,7 @@ def wait_for_trials(bench: Bench, process: subprocess.Popen[str], complete: int)
     bench.wait_for("toy", process, enough)
 
 
-@pytest.mark.slow  # a minute alone; beside other tests it has waited for several
+@pytest.mark.alone  # what writes to MLflow yields to everything else that runs
 def test_f6_postgresql_is_killed_and_comes_back_in_mid_search(
     bench: Bench, postgres: PostgresServer, server: MlflowServer
 ) -> None:

@@ -123,6 +123,8 @@ class _Search:
             announce=self._display.phase,
             note=self._display.warning,
         )
+        if self._ledger.meta("reference_point") is None:
+            executor.preflight()  # of a new run, whose blocks would be measured first
         place = latency_place(self._config, executor, self._request.registry)
         continues = self._ledger.meta("latency_table") is not None
         price = self._price(place)

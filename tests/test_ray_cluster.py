@@ -214,6 +214,10 @@ def test_nothing_that_answers_is_an_environment_problem() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     assert f"nothing answers at {address}" in refusal(address)
+    with pytest.raises(EnvironmentProblemError, match=f"nothing answers at {address}"):
+        RayExecutor(workers=1, address=address).preflight()
+    with pytest.raises(EnvironmentProblemError, match="nothing answers at head"):
+        RayExecutor(workers=1, address=f"head{'d' * 70}.lan:6379").preflight()
 
 
 def test_auto_is_the_cluster_of_the_job_that_this_process_is(

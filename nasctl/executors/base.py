@@ -83,6 +83,13 @@ class EngineLike(Protocol):
 class Executor(Protocol):
     """Runs a search's work somewhere."""
 
+    def preflight(self) -> None:
+        """What can be known at once of whether it will run at all, before anything takes time.
+
+        Raises:
+            EnvironmentProblemError: it will not.
+        """
+
     def run(self, engine: EngineLike, job: Job) -> None:
         """Works until the engine says DONE or its `stop_requested` is set.
 

@@ -25,6 +25,9 @@ class InlineExecutor:
     def __init__(self, *, timeout_s: float | None = None) -> None:
         self._timeout_s = timeout_s
 
+    def preflight(self) -> None:
+        """This process is there."""
+
     def run(self, engine: EngineLike, job: Job) -> None:
         """Works until the engine is done or a stop is requested."""
         job.prepare()

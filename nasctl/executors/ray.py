@@ -146,6 +146,11 @@ class RayExecutor:
         if problems:
             raise ConfigError(problems)
 
+    def preflight(self) -> None:
+        """Whether something answers at the address, if there is one."""
+        if self.address is not None:
+            check_reachable(resolved(self.address))
+
     def run(self, engine: EngineLike, job: Job) -> None:
         """See `Executor.run`. Takes a few seconds to start; handlers of signals stay in force."""
         with silenced("ray"), self._cluster(object_bytes=_buffer_bytes(job.payload)) as folder:

@@ -68,6 +68,9 @@ class SimulatedExecutor:
         self.clock = began
         self.busy = 0.0
 
+    def preflight(self) -> None:
+        """Nothing is needed."""
+
     def run(self, engine: EngineLike, job: Job) -> None:
         """See `Executor.run`."""
         job.prepare()

@@ -28,6 +28,9 @@ class ExecutorContract:
         executor.run(engine, ScriptedJob(payload=PAYLOAD))
         return engine
 
+    def test_one_that_can_run_says_nothing_beforehand(self, executor: Executor) -> None:
+        executor.preflight()
+
     def test_every_work_is_ended_once(self, engine: RecordingEngine) -> None:
         assert not engine.flying
         assert sorted(engine.outcomes) == [(n, 1) for n in range(7)]

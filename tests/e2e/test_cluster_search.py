@@ -185,5 +185,6 @@ def test_auto_outside_of_a_job_is_an_environment_problem_and_the_run_can_go_on(d
     _, err = desk.run(*auto, code=4, RAY_ADDRESS="")
     assert "executor.address=auto: this process is no Ray job (RAY_ADDRESS is not set)" in err
     assert "Traceback" not in err
+    assert "searching" not in err, "said before anything is priced or measured"
     desk.run("search", *TOY, "executor=inline")
     assert completed(desk.trials("toy")) == 12

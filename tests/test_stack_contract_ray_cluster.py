@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import inspect
 
+import ray._private.node
 import ray._private.services
 import ray._private.utils
 import ray._private.worker
+from ray._private import state
+from ray._raylet import InnerGcsClient
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.experimental import internal_kv
 from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
@@ -58,6 +62,28 @@ def test_errors_of_dead_nodes() -> None:
     assert issubclass(ActorDiedError, RayActorError)
     assert issubclass(ActorUnavailableError, RayActorError)
     assert RayActorError().preempted is False
+
+
+def test_tune_ends_the_search_at_errors_that_are_not_of_an_actor_or_its_task() -> None:
+    source = inspect.getsource(RayActorManager._actor_task_failed)
+    assert "isinstance(exception, RayActorError)" in source
+    assert "isinstance(exception, RayTaskError)" in source
+    assert 'raise RuntimeError(\n                f"Caught unexpected exception' in source
+    caller = inspect.getsource(RayActorManager._schedule_tracked_actor_task)
+    assert "self._actor_task_failed(" in caller, "looked up at each call: it can be replaced"
+
+
+def test_the_tries_at_a_head_are_counted_when_they_begin() -> None:
+    source = inspect.getsource(ray._private.node.Node._init_gcs_client)
+    assert "num_retries = ray_constants.NUM_REDIS_GET_RETRIES" in source
+
+
+def test_what_a_measurement_elsewhere_tells_on_its_way_goes_through_the_head() -> None:
+    assert "namespace" in inspect.signature(internal_kv._internal_kv_put).parameters
+    assert callable(InnerGcsClient.internal_kv_get)
+    assert callable(InnerGcsClient.internal_kv_del)
+    for ask in (state.available_resources_per_node, state.actors, state.jobs):
+        assert callable(ask)
 
 
 def test_a_driver_picks_a_node_of_its_own_machine_and_says_so_if_there_is_none() -> None:

@@ -48,10 +48,10 @@ class Need:
     def missing(self, nodes: Sequence[ClusterNode]) -> str:
         """Why none of the nodes runs one, and what they have."""
         each = [(n.resources.get("CPU", 0.0), n.resources.get("GPU", 0.0)) for n in nodes]
-        kinds = Counter(each)
+        # Ray lists its nodes in any order: the most frequent first, then by what they have.
+        kinds = sorted(Counter(each).items(), key=lambda kind: (-kind[1], kind[0]))
         shown = [
-            f"{count} x ({cpus:g} CPU, {gpus:g} GPU)"
-            for (cpus, gpus), count in kinds.most_common(MOST_SHOWN)
+            f"{count} x ({cpus:g} CPU, {gpus:g} GPU)" for (cpus, gpus), count in kinds[:MOST_SHOWN]
         ]
         if len(kinds) > MOST_SHOWN:
             shown.append("...")

@@ -165,7 +165,7 @@ def _in_mlflow(desk: Desk, trainings: int) -> None:
     assert "002 kernel_size=5, lr 0.15, seed 1000003" in names
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize("executor", ["ray", pytest.param("inline", marks=pytest.mark.slow)])
 def test_kill_9_does_not_change_a_study(desk: Desk, executor: str) -> None:
     quick = ("digits.yaml", "latency=none", "tracking=none", f"executor={executor}")
     ablate(desk, *quick, "output_dir=elsewhere", "name=whole")

@@ -66,7 +66,20 @@ def arguments_for_a_test(page: str, arguments: list[str], folder: Path) -> list[
     return arguments
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+SLOW = [
+    f"docs/spaces/{name}_space.md" for name in ("mbv3", "macro_skip", "resnet", "mbv2_imagenet")
+]
+"""Pages whose commands are those of another, for another space."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
+        for page in PAGES
+        if commands(page)
+    ],
+)
 def test_every_command_of_a_page_works(page: str, desk: Desk) -> None:
     shutil.copytree(ROOT / "conf", desk.folder / "conf")
     small_images(desk.folder / "small.npz")

@@ -121,6 +121,7 @@ def test_a_killed_driver_resumes_decisions_and_trainings(desk: Desk, undisturbed
     assert kinds.count(DECISION) == len(sequence(desk)), "none was made twice"
 
 
+@pytest.mark.slow  # test_damaged_files.py and test_halving_training.py have the parts
 def test_a_damaged_checkpoint_is_named_and_changes_nothing(desk: Desk, undisturbed: Desk) -> None:
     process = desk.start(*HALVING, "executor=inline")
     folder = desk.folder / "runs" / "halving" / "checkpoints"
@@ -136,6 +137,7 @@ def test_a_damaged_checkpoint_is_named_and_changes_nothing(desk: Desk, undisturb
     assert history_hash(desk.trials("halving")) == history_hash(undisturbed.trials("halving"))
 
 
+@pytest.mark.slow
 def test_a_long_training_without_halving_is_kept_too(desk: Desk) -> None:
     full = ("search", "digits.yaml", "recipe.epochs=6", "trials=2", "latency=none", "name=halving")
     full += ("tracking=none", "sampler=random", "fidelity.checkpoint_s=0", "executor=inline")

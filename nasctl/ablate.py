@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from nasctl import precision
 from nasctl.ablation.build import CheckRecipe, Prepared, prepare_study, recipe_of
 from nasctl.ablation.job import AblationJob
-from nasctl.ablation.plan import NoSampler, Planned, StudyPlan, deadline
+from nasctl.ablation.plan import Planned, StudyPlan, deadline
 from nasctl.ablation.reading import view_of
 from nasctl.ablation.shared import Shared, read_shared
 from nasctl.ablation.study import training_key
 from nasctl.ablation.view import verdicts_of
 from nasctl.arch import Architecture
 from nasctl.engine import Engine, EngineSettings
+from nasctl.errors import TooManyFailuresError
 from nasctl.evaluate import CHECKPOINTS, EvaluatorJob, TrainingJob
 from nasctl.executors import create_executor
 from nasctl.executors.base import Executor
@@ -25,6 +26,7 @@ from nasctl.fields import canonical_json
 from nasctl.files import write_json
 from nasctl.interrupt import StopRequest
 from nasctl.ledger import Ledger
+from nasctl.planned import NoSampler
 from nasctl.pricing import latency_place, latency_settings
 from nasctl.records import RunRecords
 from nasctl.rundir import OpenRun
@@ -69,6 +71,7 @@ def run_ablation(request: AblationRequest) -> RunRecords:
     Raises:
         ConfigError: the study cannot be as it is configured; nothing was trained.
         InterruptedSearchError: a signal stopped it; the verdicts so far are written.
+        TooManyFailuresError: so did too many trainings for a verdict; likewise.
         NasctlError: see its exit code.
     """
     config = request.config
@@ -84,10 +87,10 @@ def run_ablation(request: AblationRequest) -> RunRecords:
         "validation_images": images,
         "study": prepared.study.to_json(),
     }
-    with opened(request, directory, meta) as (run, stop):
+    with opened(request, directory, meta, same_code=True) as (run, stop):
         _allow_more_seeds(run.ledger, prepared.study.to_json())
         ablation = _Ablation(request, prepared, run, stop)
-        return carry_out(
+        records = carry_out(
             request,
             run,
             stop,
@@ -95,6 +98,22 @@ def run_ablation(request: AblationRequest) -> RunRecords:
             write=ablation.write,
             publish=lambda records: request.publish(view_of(records), directory),
             flush_s=FLUSH_S,
+        )
+    _check_results(records)
+    return records
+
+
+def _check_results(records: RunRecords) -> None:
+    """Raises if failed trainings have left a question of the study without an answer."""
+    view = view_of(records)
+    failed = view["trainings"]["failed"]
+    asked = [c for c in view["comparisons"] if not c["kind"].endswith("_control")]
+    lost = [c["name"] for c in asked if c["n"] < view["setting"]["seeds"]["min"]]
+    if lost and failed:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise TooManyFailuresError(
+            f"no verdict on {lost[0]}{more}: {failed} trainings failed; --fresh trains those again "
+            "and takes the finished ones over"
         )
 
 

@@ -24,7 +24,9 @@ from nasctl.cli_common import (
     take_marks,
 )
 from nasctl.cli_export import export
+from nasctl.cli_front import front
 from nasctl.cli_ui import ui
+from nasctl.cli_verify import verify
 from nasctl.errors import ConfigError, InterruptedSearchError, NasctlError
 
 if TYPE_CHECKING:
@@ -146,41 +148,13 @@ def _show_front(records: RunRecords, *, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run")
-@click.option("--at", metavar="METRIC=VALUE",
-              help="Only the best member: at most that cost, at least that accuracy.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def front(run: str, at: str | None, as_json: bool) -> None:
-    """Show the Pareto front of RUN, a table and a picture; also while it runs."""
-    records = _open(run)
-    if records.is_ablation:
-        raise ConfigError(
-            f"{run}: an ablation study has verdicts and no front; nasctl report {run}"
-        )
-    shown = records.front
-    if at is not None:
-        from nasctl.budget import best_within, read_budget
-
-        shown = {**shown, "members": [best_within(shown, *read_budget(at))]}
-    if as_json:
-        print_json(shown)
-        return
-    from nasctl.terminal import front_table, print_front
-
-    if at is not None:
-        click.echo(front_table(shown))
-    else:
-        print_front(shown, records.trials(), sys.stdout)
-
-
-@cli.command()
-@click.argument("run")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The HTML file, or a folder.")
 def report(run: str, output: Path | None) -> None:
     """Write the report of RUN: self-contained HTML, with PNG, CSV and Markdown beside it."""
     from nasctl.outputs import rewrite_report
 
     records = _open(run)
-    for path in rewrite_report(records, output or records.directory):
+    for path in rewrite_report(records, output or records.home):
         click.echo(path)
 
 
@@ -242,7 +216,7 @@ def sync(run: str) -> None:
     from nasctl.tracking import sync as synchronise
 
     records = _open(run)
-    settings = tracking_settings(records.config["tracking"], records.directory.parent)
+    settings = tracking_settings(records.config["tracking"], records.home.parent)
     result = synchronise(records, settings)
     if result.problem is not None:
         raise EnvironmentProblemError(result.problem)
@@ -298,7 +272,7 @@ def _open(run: str) -> RunRecords:
     return RunRecords(find_run(run))
 
 
-for own in (ablate, export, ui, submit, jobs, logs, stop, fetch, send_run):
+for own in (ablate, export, verify, ui, submit, jobs, logs, stop, fetch, send_run, front):
     cli.add_command(own)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nasctl.cli_common import command_line, print_json, run_options, say, say_places
-from nasctl.errors import ConfigError, InterruptedSearchError
+from nasctl.errors import ConfigError, InterruptedSearchError, TooManyFailuresError
 
 if TYPE_CHECKING:
     from nasctl.config import LoadedAblation
@@ -124,7 +124,7 @@ def _run(
     try:
         with display, contextlib.redirect_stdout(sys.stderr):
             run_ablation(request)
-    except InterruptedSearchError:
+    except (InterruptedSearchError, TooManyFailuresError):
         if (directory / "ablation.json").is_file():
             _show(directory, as_json=as_json)
         raise

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,24 @@ def run_options(*, dry_run: str, as_json: str) -> Callable[[Command], Command]:
     Args:
         dry_run, as_json: help of `--dry-run` and `--json`.
     """
-    parts = [
+    flags = run_flags(
+        dry_run=dry_run, as_json=as_json, fresh="Move an existing run of that name aside first."
+    )
+    parts: list[Callable[[Command], Command]] = [
         click.argument("config"),
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+        flags,
+    ]
+    return functools.partial(_decorated, parts)
+
+
+def run_flags(*, dry_run: str, as_json: str, fresh: str) -> Callable[[Command], Command]:
+    """The flags of a command that trains.
+
+    Args:
+        dry_run, as_json, fresh: help of `--dry-run`, `--json` and `--fresh`.
+    """
+    parts: list[Callable[[Command], Command]] = [
         click.option(
             "--plugin",
             "plugins",
@@ -84,9 +100,7 @@ def run_options(*, dry_run: str, as_json: str) -> Callable[[Command], Command]:
             help="Python module with your blocks, families, datasets, evaluators.",
         ),
         click.option("--dry-run", is_flag=True, help=dry_run),
-        click.option(
-            "--fresh", is_flag=True, help="Move an existing run of that name aside first."
-        ),
+        click.option("--fresh", is_flag=True, help=fresh),
         click.option(
             "--progress",
             type=click.Choice(["auto", "live", "plain", "none"]),
@@ -96,12 +110,13 @@ def run_options(*, dry_run: str, as_json: str) -> Callable[[Command], Command]:
         click.option("--json", "as_json", is_flag=True, help=as_json),
     ]
 
-    def add(command: Command) -> Command:
-        for part in reversed(parts):  # as decorators apply, the last one first
-            command = part(command)
-        return command
+    return functools.partial(_decorated, parts)
 
-    return add
+
+def _decorated(parts: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for part in reversed(parts):  # as decorators apply, the last one first
+        command = part(command)
+    return command
 
 
 def say_places(directory: Path, files: Mapping[str, str], tracking: Mapping[str, Any]) -> None:

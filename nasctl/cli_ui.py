@@ -28,7 +28,7 @@ def ui(run: str, port: int | None) -> None:
         settings = TrackingSettings(output_dir=directory)  # the one that was named, no other
     else:
         records = RunRecords(find_run(run))
-        settings = tracking_settings(records.config["tracking"], records.directory.parent)
+        settings = tracking_settings(records.config["tracking"], records.home.parent)
     if settings.uri is None and not (settings.output_dir / "mlflow.db").is_file():
         raise EnvironmentProblemError(
             f"{settings.output_dir}: no MLflow store here yet; nasctl sync {run} makes it"

@@ -19,8 +19,9 @@ from typing import IO, Any
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.files import sha256, write_json
+from nasctl.kept_files import VERDICTS
 from nasctl.ledger import Ledger
-from nasctl.records import LEDGER, VERDICTS, RunRecords
+from nasctl.records import LEDGER, RunRecords
 from nasctl.runlock import driver
 from search_spaces.blocks import BLOCKS
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasctl import doctor_outside, doctor_study, pareto
+from nasctl import doctor_outside, doctor_study, doctor_verified, pareto
 from nasctl.candidates import Priced
 from nasctl.doctor_outside import NotCheckedError, Patient
 from nasctl.errors import EnvironmentProblemError
@@ -213,6 +213,9 @@ def _front(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     if records.is_ablation:
         yield from doctor_study.verdicts(patient, remark)
         return
+    if records.is_verification:
+        yield from doctor_verified.result(patient, remark)
+        return
     patient.needs_an_end("front.json is written at the end")
     if not records.trials():
         raise NotCheckedError("no trial was ever begun")
@@ -274,6 +277,8 @@ def _hypervolume(patient: Patient, remark: Callable[[str], None]) -> Iterator[st
     records = patient.records
     if records.is_ablation:
         raise NotCheckedError("a study has no front")
+    if records.is_verification:
+        raise NotCheckedError("a verification does not search")
     by_number = {t.number: t for t in records.trials()}
     seen: Counter[str] = Counter()
     corrected: list[int] = []
@@ -313,7 +318,7 @@ _INVARIANTS: tuple[tuple[str, str, Find], ...] = (
     ("I2", "no network is trained twice with one seed and budget", _unique),
     ("I3", "complete trials have finite objectives within the constraints", _complete),
     ("I4", "nothing is running without a driver", _owned),
-    ("I5", "front.json, or verdicts.json, is what the ledger says", _front),
+    ("I5", "front.json, verdicts.json or verified.json is what the ledger says", _front),
     ("I6", "artifacts are there and unchanged (SHA-256)", doctor_outside.artifacts),
     ("I7", "MLflow has every training once, with its status", doctor_outside.tracked),
     ("I8", "hypervolume never falls, but where seeds correct it", _hypervolume),

@@ -65,7 +65,8 @@ def artifacts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
         elif sha256(path) != digest:
             yield f"{name} is not what was written"
         count += 1
-    if ended and patient.records.finished and patient.records.trials():
+    has_report = not patient.records.is_verification  # it is a section in that of its search
+    if ended and has_report and patient.records.finished and patient.records.trials():
         for name in REPORTS:
             path = patient.directory / name
             if not path.is_file() or not path.stat().st_size:
@@ -79,7 +80,7 @@ def tracked(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     """I7."""
     records = patient.records
     settings = tracking_settings(
-        records.config.get("tracking") or {}, patient.directory.absolute().parent
+        records.config.get("tracking") or {}, records.home.absolute().parent
     )
     if settings.kind == "none":
         raise NotCheckedError("tracking=none")

@@ -13,7 +13,8 @@ from nasctl.ablation.reading import study_of
 from nasctl.ablation.study import Study
 from nasctl.doctor_outside import NotCheckedError, Patient
 from nasctl.errors import EnvironmentProblemError
-from nasctl.records import VERDICTS, RunRecords
+from nasctl.kept_files import VERDICTS
+from nasctl.records import RunRecords
 
 TOLERANCE = 1e-9
 

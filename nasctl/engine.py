@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from nasctl.candidates import Candidate, rejection_observation, training_seed
 from nasctl.errors import (
@@ -37,6 +37,7 @@ from nasctl.ledger import Ledger
 from nasctl.observer import AfterCommit, Observer
 from nasctl.samplers.base import Observation, Sampler
 from nasctl.space import Choices
+from nasctl.stopping import MarginalGain, stopped_json
 from nasctl.trainings import Trainings
 from nasctl.trial import Objectives, Outcome, OutcomeKind, Rejection, State, Trial, Work
 
@@ -104,6 +105,7 @@ class Engine:
         observer: told after each commit.
         references: the reference networks, numbered -1, -2, ...; those that the ledger holds
             have begun.
+        stop: ends the search early; None: nothing does.
         halving, checkpoints, warn: see `Trainings`.
         clock: monotonic seconds, for durations.
     """
@@ -118,6 +120,7 @@ class Engine:
         observer: Observer,
         references: Sequence[Trial] = (),
         halving: Halving | None = None,
+        stop: MarginalGain | None = None,
         checkpoints: Path | None = None,
         warn: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
@@ -138,6 +141,8 @@ class Engine:
             warn=warn,
         )
         self._halving = halving
+        self._stop = stop
+        self.stopped: dict[str, Any] | None = None  # by `stop`, as `front.json` has it
         self.stop_requested = False
         self.fatal: NasctlError | None = None
         """Why the search cannot go on, to be raised once the executor has returned."""
@@ -165,7 +170,7 @@ class Engine:
         if (work := self._decided_before()) is not None:
             return work
         number = len(self._trials)
-        if number >= self._settings.trials or self.exhausted:
+        if not self._may_begin_another(number):
             return Signal.WAIT if self._trainings.are_running else Signal.DONE
         if not self._may_propose(number):
             return Signal.WAIT
@@ -191,8 +196,7 @@ class Engine:
         return work
 
     def _begun(self, number: int, candidate: Candidate) -> Trial:
-        settings = self._settings
-        seed = candidate.seed
+        settings, seed = self._settings, candidate.seed
         return Trial(
             number=number,
             state=State.RUNNING,
@@ -217,8 +221,8 @@ class Engine:
         if (
             self._ahead is None
             and self._settings.order == "deterministic"
-            and number < self._settings.trials
-            and not (self.exhausted or self.stop_requested or self.fatal)
+            and not (self.stop_requested or self.fatal)
+            and self._may_begin_another(number)
             and self._may_propose(number)
         ):
             self._ahead = self._propose(number)
@@ -246,11 +250,14 @@ class Engine:
 
     def has_work(self) -> bool:
         """Whether there may be anything to train: False right away for a finished run."""
-        return (
-            self._trainings.are_waiting
-            or bool(self._references)
-            or (len(self._trials) < self._settings.trials and not self.exhausted)
-        )
+        waiting = self._trainings.are_waiting or bool(self._references)
+        return waiting or self._may_begin_another(len(self._trials))
+
+    def _may_begin_another(self, number: int) -> bool:
+        """Whether trial `number` comes, now or once others have ended."""
+        if number >= self._settings.trials or self.exhausted:
+            return False
+        return not (self._may_propose(number) and self._is_enough(number))
 
     @property
     def trials(self) -> list[Trial]:
@@ -327,6 +334,15 @@ class Engine:
             return self._trainings.start(self._references.pop(0))
         return None
 
+    def _is_enough(self, number: int) -> bool:
+        """Whether the search ends before trial `number`, by what its sampler would be told."""
+        if self._stop is not None and self.stopped is None:
+            self._tell_before(number)
+            if self._stop.is_enough:
+                self.stopped = stopped_json(self._stop, after=number, of=self._settings.trials)
+                self._ledger.set_meta(stopped=self.stopped)
+        return self.stopped is not None
+
     def _may_propose(self, number: int) -> bool:
         if self._settings.order == "async":
             return True
@@ -338,14 +354,16 @@ class Engine:
         )
 
     def _tell_before(self, number: int) -> None:
-        if self._settings.order == "async":
-            for n in self._ended:
-                self._sampler.tell(self._observation(self._trials[n]))
-            self._ended.clear()
-            return
-        while self._told < number - self._settings.window:
-            self._sampler.tell(self._observation(self._trials[self._told]))
+        while self._ended and self._settings.order == "async":
+            self._tell(self._trials[self._ended.pop(0)])
+        while self._settings.order != "async" and self._told < number - self._settings.window:
+            self._tell(self._trials[self._told])
             self._told += 1
+
+    def _tell(self, trial: Trial) -> None:
+        self._sampler.tell(self._observation(trial))
+        if self._stop is not None:
+            self._stop.tell(trial)
 
     def _pending(self, number: int) -> list[Choices]:
         """Choices of the trials before `number` that the sampler has not been told of."""
@@ -354,12 +372,12 @@ class Engine:
         return [self._trials[n].choices for n in range(self._told, number)]
 
     def _observation(self, trial: Trial) -> Observation:
-        complete = trial.state is State.COMPLETE
+        objectives, complete = self._settings.objectives, trial.state is State.COMPLETE
         return Observation(
             number=trial.number,
             choices=trial.choices,
             state=trial.sampler_state,
-            values=tuple(trial.metrics[m] for m in self._settings.objectives) if complete else None,
+            values=tuple(trial.metrics[m] for m in objectives) if complete else None,
             rungs=self._halving.values(trial) if self._halving is not None else {},
             pruned=trial.state is State.PRUNED,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,12 @@ from nasctl.recipe import Recipe
 from nasctl.trial import EpochMetrics, Work
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nasctl.data import Dataset
+    from nasctl.pretrained import Pretrained
+
+    Payload = Dataset | tuple[Dataset | None, Mapping[str, Pretrained]] | None
 
 CHECKPOINTS = "checkpoints"
 """The folder in a run's folder."""
@@ -26,6 +31,14 @@ _registries: dict[tuple[str, ...], Registry] = {}
 
 class EvaluationError(NasctlError):
     """An evaluator or trainer gave something that is not a result; fails that trial only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """What a training that begins with weights from a file does unlike the recipe."""
+
+    lr: float
+    warmup: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +55,8 @@ class TrainingJob:
         checkpoints: folder for the state of unfinished trainings, or None.
         checkpoint_s: seconds of training after which an epoch that is no rung is kept too; None:
             rungs alone are.
+        starts: what reference networks begin with, by id of the network; others at random.
+        fine_tuning: of those.
         dataset: without its test split: a search never sees test data.
     """
 
@@ -52,16 +67,20 @@ class TrainingJob:
     cooldown: float = 0.0
     checkpoints: str | None = None
     checkpoint_s: float | None = None
+    starts: Mapping[str, Pretrained] = field(default_factory=dict)
+    fine_tuning: FineTuning | None = None
     dataset: Dataset | None = None
 
     @property
-    def payload(self) -> Dataset | None:
-        """The data: what is shared between workers instead of being copied to each."""
-        return self.dataset
+    def payload(self) -> Payload:
+        """The data, and weights to begin with where there are some: what is shared between workers
+        instead of being copied to each."""
+        return (self.dataset, self.starts) if self.starts else self.dataset
 
-    def with_payload(self, payload: Dataset | None) -> TrainingJob:
-        """The same job with other data."""
-        return dataclasses.replace(self, dataset=payload)
+    def with_payload(self, payload: Payload) -> TrainingJob:
+        """The same job with another one."""
+        dataset, starts = payload if isinstance(payload, tuple) else (payload, {})
+        return dataclasses.replace(self, dataset=dataset, starts=starts)
 
     @property
     def folders(self) -> dict[str, str]:
@@ -95,14 +114,13 @@ class TrainingJob:
             raise EvaluationError("the job was started without its data")
         registry = _registry(self.plugins)
         recipe = dataclasses.replace(self.recipe, epochs=work.epochs)
-        build = network.build
-        if self.family is not None and work.number >= 0:  # references are not of the family
-            name, options = self.family
-            build = registry.families[name](**options).build or build
-        model = build(work.architecture)
-        # Trainers read it to resize the images: the resolution may be one of the choices.
-        model.input_shape = work.architecture.input_shape  # type: ignore[assignment]  # a module of torch takes any
+        model = self.built(work)
         network.initialise(model, work.architecture, work.seed)
+        start = self._start(work)
+        if start is not None:
+            start.put_into(model)
+            if self.fine_tuning is not None:
+                recipe = dataclasses.replace(recipe, **dataclasses.asdict(self.fine_tuning))
         trainer = registry.lookup("trainers", "recipe.trainer", recipe.trainer)
         if trainer is not train:
             for metrics in trainer(model, self.dataset, recipe, work.seed):
@@ -124,14 +142,34 @@ class TrainingJob:
         if self.weights is not None:
             path = Path(self.weights) / weights_name(work.architecture.id, work.seed)
             about = {"arch_id": work.architecture.id, "seed": str(work.seed)}
+            about |= {} if start is None else {"init": start.sha256}
             save_weights(path, model, {**about, "data": self.dataset.fingerprint})
+
+    def built(self, work: Work) -> nn.Module:
+        """The module of a network, as its family makes it; its weights are any."""
+        from search_spaces import network
+
+        build = network.build
+        if self.family is not None and work.number >= 0:  # references are not of the family
+            name, options = self.family
+            build = _registry(self.plugins).families[name](**options).build or build
+        model = build(work.architecture)
+        # Trainers read it to resize the images: the resolution may be one of the choices.
+        model.input_shape = work.architecture.input_shape  # type: ignore[assignment]  # a module of torch takes any
+        return model
+
+    def _start(self, work: Work) -> Pretrained | None:
+        """Of a reference network; a candidate that is the same network begins at random."""
+        return self.starts.get(work.architecture.id) if work.number < 0 else None
 
     def _checkpoints(self, work: Work, recipe: Recipe, dataset: Dataset) -> Checkpoints | None:
         if self.checkpoints is None:
             return None
+        start = self._start(work)
         return Checkpoints(
             Path(self.checkpoints) / str(work.number),
             identity={
+                **({} if start is None else {"init": start.sha256}),
                 "arch_id": work.architecture.id,
                 "seed": work.seed,
                 "recipe": recipe.to_json(),

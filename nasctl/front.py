@@ -165,9 +165,12 @@ with 1 or 2 Student's t is 12.7 or 4.3, and the interval would be wider than any
 
 
 def accuracy_interval(
-    seen: Sequence[float], images: int | None, spread: stats.PooledSpread | None = None
+    seen: Sequence[float],
+    images: int | None,
+    spread: stats.PooledSpread | None = None,
+    confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """The 95 % interval of an accuracy; see the module.
+    """The interval of an accuracy; see the module.
 
     Of an evaluator that does not say on how many images it judged, seeds are the only source; with
     neither both ends are the value.
@@ -176,15 +179,16 @@ def accuracy_interval(
         seen: by seed.
         images: of the validation split.
         spread: between seeds, pooled over the run; None: of `seen` alone.
+        confidence: coverage aimed at.
     """
     mean = statistics.fmean(seen)
     spread = spread or stats.pooled_spread([seen])
     by_seeds = 0.0
     if spread is not None and (len(seen) > 1 or spread.df >= MIN_DF):
-        by_seeds = spread.half_width(len(seen))
+        by_seeds = spread.half_width(len(seen), confidence)
     if images is None or not 0 <= mean <= 1:
         return mean - by_seeds, mean + by_seeds
-    low, high = stats.wilson_interval(mean * images, images)
+    low, high = stats.wilson_interval(mean * images, images, confidence)
     low, high = mean - math.hypot(mean - low, by_seeds), mean + math.hypot(high - mean, by_seeds)
     return max(0.0, low), min(1.0, high)
 

@@ -47,6 +47,7 @@ __all__ = [
     "WholeLatency",
     "device_fingerprint",
     "extend_table",
+    "measure_graphs",
     "measure_networks",
     "measure_table",
 ]
@@ -276,6 +277,51 @@ def measure_networks(
         runtime=runtime,
     )
     return place.measure(measure, settings=settings, device=device, progress=progress or silent)
+
+
+def measure_graphs(
+    models: Mapping[str, bytes],
+    settings: LatencySettings,
+    *,
+    canary_ms: float | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+    place: Place = HERE,
+    device: str | None = None,
+) -> dict[str, WholeLatency]:
+    """Measures networks that are ONNX files, such as quantised ones, as `measure_networks` does.
+
+    Args:
+        models: by name, serialised, with an open batch dimension.
+        settings, canary_ms, progress, seed, runtime, place, device: see `measure_networks`.
+
+    Returns:
+        By name.
+
+    Raises:
+        EnvironmentProblemError: an operator that the runtime lacks, or the command fails.
+        ConfigError: the command does not exist, or the runtime is torch, which runs no such files.
+    """
+    if not models:
+        return {}
+    measure = functools.partial(
+        _graphs, dict(models), settings, canary_ms=canary_ms, seed=seed, runtime=runtime
+    )
+    return place.measure(measure, settings=settings, device=device, progress=progress or silent)
+
+
+def _graphs(
+    models: Mapping[str, bytes],
+    settings: LatencySettings,
+    progress: Progress,
+    *,
+    canary_ms: float | None,
+    seed: int,
+    runtime: Runtime | None,
+) -> dict[str, WholeLatency]:
+    with _runtime(runtime, settings) as opened:
+        return Bench(opened, settings, progress=progress, seed=seed).graphs(models, canary_ms)
 
 
 def _whole(

@@ -150,27 +150,44 @@ class Bench:
         canary_ms: float | None,
     ) -> dict[str, WholeLatency]:
         """Measures distinct networks; see `nasctl.latency.measure_networks`."""
+        timers: dict[str, Timer] = {}
+        for architecture in architectures:
+            self._say(f"preparing networks for timing {len(timers)}/{len(architectures)}")
+            module = build_network(architecture)
+            timers[architecture.id] = self._prepare(module, architecture.input_shape)
+        return self._whole(timers, canary_ms)
+
+    def graphs(
+        self, models: Mapping[str, bytes], canary_ms: float | None
+    ) -> dict[str, WholeLatency]:
+        """Measures ONNX graphs; see `nasctl.latency.measure_graphs`."""
+        timers: dict[str, Timer] = {}
+        for name, model in models.items():
+            self._say(f"preparing networks for timing {len(timers)}/{len(models)}")
+            timers[name] = self._runtime.prepare_graph(model)
+        return self._whole(timers, canary_ms)
+
+    def _whole(
+        self, timers: Mapping[str, Timer], canary_ms: float | None
+    ) -> dict[str, WholeLatency]:
         import numpy as np
 
         from nasctl.latency_fit import order_statistic_interval
 
-        timers = []
-        for done, architecture in enumerate(architectures):
-            self._say(f"preparing networks for timing {done}/{len(architectures)}")
-            timers.append(self._prepare(build_network(architecture), architecture.input_shape))
         canary = self._prepare(canary_network(), CANARY_SHAPE)
-        self._say(f"timing {len(architectures)} networks")
+        self._say(f"timing {len(timers)} networks")
         enough = math.ceil(P90_QUERIES / self._settings.calls)
-        rounds = self._rounds(timers, canary, least=enough, most=max(enough, self._settings.rounds))
+        most = max(enough, self._settings.rounds)
+        rounds = self._rounds(list(timers.values()), canary, least=enough, most=most)
         scale = canary_ms or rounds.canary_ms
         found = {}
-        for i, architecture in enumerate(architectures):
+        for i, name in enumerate(timers):
             per_round = [v * scale for v in rounds.rounds[i]]
             calls = [v * scale for v in rounds.calls[i]]
             told = rounds.p90[i]
             p50 = rounds.ratio[i] * scale
             p90 = max(p50, float(np.quantile(calls, 0.9)) if told is None else told * scale)
-            found[architecture.id] = WholeLatency(
+            found[name] = WholeLatency(
                 p50_ms=p50,
                 p90_ms=p90,
                 interval=order_statistic_interval(per_round, 0.5),

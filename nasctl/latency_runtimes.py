@@ -39,6 +39,15 @@ class Runtime(Protocol):
         """Exports or compiles `module` for inputs (batch, *input_shape)."""
         ...
 
+    def prepare_graph(self, model: bytes) -> Timer:
+        """The same of a network that is an ONNX graph already, with an open batch.
+
+        Raises:
+            ConfigError: this runtime takes no ONNX graphs.
+            EnvironmentProblemError: an operator that the runtime lacks.
+        """
+        ...
+
 
 @contextlib.contextmanager
 def open_runtime(settings: LatencySettings) -> Iterator[Runtime]:
@@ -79,6 +88,11 @@ class OnnxRuntime:
         model = export_onnx(module, input_shape, batch=self._batch)
         return SessionTimer(model, threads=self._threads)
 
+    def prepare_graph(self, model: bytes) -> Timer:
+        from nasctl.onnx_runtime import SessionTimer, with_batch
+
+        return SessionTimer(with_batch(model, self._batch), threads=self._threads)
+
 
 class TorchRuntime:
     """The module itself, eager or compiled, on CPU (wall clock) or CUDA (events).
@@ -105,6 +119,10 @@ class TorchRuntime:
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         run: Callable[[Any], Any] = torch.compile(module, dynamic=False) if s.compile else module
         return _cuda_timer(run, inputs) if s.device != "cpu" else _cpu_timer(run, inputs)
+
+    def prepare_graph(self, model: bytes) -> Timer:
+        del model
+        raise ConfigError("latency.runtime=torch runs no ONNX files; onnxruntime and command do")
 
 
 def _cpu_timer(run: Callable[[Any], Any], inputs: Any) -> Timer:
@@ -154,9 +172,17 @@ class CommandRuntime:
     def prepare(self, module: nn.Module, input_shape: Shape) -> Timer:
         from nasctl.onnx_runtime import export_onnx
 
+        return self._timer(export_onnx(module, input_shape, batch=self._settings.batch))
+
+    def prepare_graph(self, model: bytes) -> Timer:
+        from nasctl.onnx_runtime import with_batch
+
+        return self._timer(with_batch(model, self._settings.batch))
+
+    def _timer(self, model: bytes) -> Timer:
         path = self._folder / f"{self._models}.onnx"
         self._models += 1
-        path.write_bytes(export_onnx(module, input_shape, batch=self._settings.batch))
+        path.write_bytes(model)
 
         def timer(calls: int) -> Timing:
             del calls  # the program decides how often

@@ -19,15 +19,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from nasctl.pareto import undominated
 from nasctl.trial import Objectives
 
-Scale = Literal["fraction", "positive", "exact"]
+Scale = Literal["fraction", "positive", "real", "exact"]
 Values = npt.NDArray[np.float64]
 
 DRAWS = 4000
 _CLIP = 1e-6
 """Fractions are kept this far from 0 and 1, where log-odds end."""
+_CELLS = 1 << 20
+"""Pairs of points that are compared at a time."""
+_FAR = 700.0
+"""What exp can take: with one degree of freedom draws go very far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,8 @@ class Repeats:
 
     Attributes:
         values: for each point its repeats, one or more.
-        scale: `fraction` (in 0 .. 1), `positive`, or `exact` (one value each, without error).
+        scale: `fraction` (in 0 .. 1), `positive`, `real` (as it is), or `exact` (one value each,
+            without error).
     """
 
     values: Sequence[Sequence[float]]
@@ -89,9 +93,7 @@ def membership(
     costs = np.stack(
         [samples[m] * (-1.0 if goal == "max" else 1.0) for m, goal in objectives.items()], axis=2
     )
-    on_front = np.zeros(costs.shape[1])
-    for draw in costs:
-        on_front[undominated(draw)] += 1
+    on_front = _times_on_front(costs)
     tails = (1 - confidence) / 2
     ends = {m: np.quantile(s, [tails, 1 - tails], axis=0) for m, s in samples.items()}
     good = np.stack([-ends[m][1] if g == "max" else ends[m][0] for m, g in objectives.items()], 1)
@@ -126,6 +128,26 @@ def _check(metrics: Mapping[str, Repeats], objectives: Objectives) -> None:
             raise ValueError(f"{name}: one value of each point says nothing about its spread")
 
 
+def _times_on_front(costs: Values) -> Values:
+    """In how many draws each point is dominated by no other, (points,).
+
+    Args:
+        costs: (draws, points, objectives), all minimised.
+    """
+    draws, points, _ = costs.shape
+    found = np.zeros(points)
+    step = max(1, _CELLS // (points * points))
+    for start in range(0, draws, step):
+        part = costs[start : start + step]
+        shape = (len(part), points, points)  # the first point against the second
+        no_worse, better = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        for values in np.moveaxis(part, 2, 0):
+            no_worse &= values[:, :, None] <= values[:, None, :]
+            better |= values[:, :, None] < values[:, None, :]
+        found += (~(no_worse & better).any(axis=1)).sum(axis=0)
+    return found
+
+
 def _posterior(repeats: Repeats, draws: int, rng: np.random.Generator) -> Values:
     """(draws, points) of the means, on the metric's own scale."""
     if repeats.scale == "exact":
@@ -150,7 +172,7 @@ def _log_odds(values: Values) -> Values:
 
 
 def _fraction(values: Values) -> Values:
-    found: Values = 1 / (1 + np.exp(-values))
+    found: Values = 1 / (1 + np.exp(-np.clip(values, -_FAR, _FAR)))
     return found
 
 
@@ -160,13 +182,18 @@ def _logarithm(values: Values) -> Values:
 
 
 def _exponential(values: Values) -> Values:
-    found: Values = np.exp(values)
+    found: Values = np.exp(np.clip(values, -_FAR, _FAR))
     return found
+
+
+def _same(values: Values) -> Values:
+    return values
 
 
 _SCALES: Mapping[str, tuple[Callable[[Values], Values], Callable[[Values], Values]]] = {
     "fraction": (_log_odds, _fraction),
     "positive": (_logarithm, _exponential),
+    "real": (_same, _same),
 }
 
 

@@ -8,6 +8,7 @@ warnings are silenced here by their text, and nowhere else.
 from __future__ import annotations
 
 import io
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -91,11 +92,33 @@ def with_metadata(model: bytes, texts: Mapping[str, str]) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-def load_model(model: bytes) -> ModelProto:
-    """The graph of a serialised model, for inspection."""
-    import onnx
+def metadata_of(model: bytes) -> dict[str, str]:
+    """The texts in a graph's `metadata_props`."""
+    return {prop.key: prop.value for prop in load_model(model).metadata_props}
 
-    return onnx.load_model_from_string(model)
+
+def with_batch(model: bytes, batch: int) -> bytes:
+    """The same graph with its open batch dimension fixed, so that the runtime can plan for it."""
+    graph = load_model(model)
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    del graph.graph.value_info[:]  # inner shapes that still say `batch`
+    return bytes(graph.SerializeToString())
+
+
+def load_model(model: bytes) -> ModelProto:
+    """The graph of a serialised model, for inspection.
+
+    Raises:
+        EnvironmentProblemError: it is none.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        return onnx.load_model_from_string(model)
+    except DecodeError as error:
+        raise EnvironmentProblemError("not an ONNX graph, or only a part of one") from error
 
 
 def session(model: bytes, *, threads: int, optimised_path: str | None = None) -> Any:
@@ -105,6 +128,9 @@ def session(model: bytes, *, threads: int, optimised_path: str | None = None) ->
         model: serialised ONNX.
         threads: intra_op_num_threads.
         optimised_path: where to write the graph that really runs, for inspection.
+
+    Raises:
+        EnvironmentProblemError: it lacks an operator, which is named, or the graph is broken.
     """
     import onnxruntime
 
@@ -120,7 +146,29 @@ def session(model: bytes, *, threads: int, optimised_path: str | None = None) ->
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimised_path is not None:
         options.optimized_model_filepath = optimised_path
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own kinds, of which there is no common one
+        raise EnvironmentProblemError(refusal(error)) from error
+
+
+_LACKING = (  # how the runtime says that it has no such operator; the name is the first group
+    r"implementation for (\w+)\(",
+    r"No Op registered for (\w+)",
+    r"Fatal error: ([\w.:]+)\(-?\d+\) is not a registered",
+)
+
+
+def refusal(error: BaseException) -> str:
+    """One line: the operator that ONNX Runtime lacks, or what else it says of a graph."""
+    import onnxruntime
+
+    text = " ".join(str(error).split())
+    for pattern in _LACKING:
+        if match := re.search(pattern, text):
+            return f"ONNX Runtime {onnxruntime.__version__} lacks the operator {match[1]}"
+    reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", text)[:300]
+    return f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {reason}"
 
 
 class SessionTimer:

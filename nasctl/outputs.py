@@ -62,6 +62,8 @@ def rewrite_report(records: RunRecords, target: Path) -> list[Path]:
         from nasctl.report.ablation import write_ablation_report
 
         return write_ablation_report(view_of(records), target)
+    if records.is_verification:  # it is a section of the report of its search
+        records = RunRecords(records.home)
     return write_report(report_view(records), target)
 
 
@@ -85,6 +87,8 @@ def report_view(records: RunRecords) -> RunView:
         seconds=float(records.meta("seconds") or 0.0),
         block_costs=_block_costs(records),
         unfinished=not records.finished,
+        compute=records.compute,
+        verified=records.verified,
     )
 
 

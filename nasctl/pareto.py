@@ -204,6 +204,32 @@ def contributions(costs: Costs, reference: Costs) -> npt.NDArray[np.float64]:
     return result
 
 
+def attainment(draws: Costs, percentiles: Sequence[float]) -> list[npt.NDArray[np.float64]]:
+    """The empirical attainment surfaces of random fronts in two objectives, both minimised.
+
+    The surface of p % bounds what at least p % of the draws dominate or equal (Grunert da Fonseca,
+    Fonseca and Hall 2001; computed by moocore).
+
+    Args:
+        draws: (draws, points, 2).
+        percentiles: in 0 .. 100, ascending.
+
+    Returns:
+        For each percentile the corners of its surface, (corners, 2), by the first objective.
+    """
+    import moocore
+
+    count, size, _ = draws.shape
+    sets = np.repeat(np.arange(1, count + 1), size)
+    flat = np.ascontiguousarray(draws.reshape(count * size, 2), dtype=np.float64)
+    rows = np.asarray(moocore.eaf(flat, sets, percentiles=list(percentiles)))
+    found = []
+    for p in percentiles:
+        own = rows[rows[:, 2] == p, :2]
+        found.append(own[np.lexsort((own[:, 1], own[:, 0]))])
+    return found
+
+
 def hypervolume_history(
     points: Iterable[Point | None], objectives: Objectives, reference_point: Point
 ) -> list[float]:

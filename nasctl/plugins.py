@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import search_spaces
@@ -30,7 +31,8 @@ class Registry:
     """Everything that a configuration may name.
 
     Attributes:
-        sources: plugin module name to the sha256 of its source, for the ledger.
+        sources: plugin module name to the sha256 of its source and of what it imports from its own
+            folder, for the ledger.
     """
 
     blocks: Mapping[str, type[Block]]
@@ -101,8 +103,7 @@ def load_plugins(modules: Iterable[str]) -> Registry:
                 if key in tables[kind] or (kind == "EVALUATORS" and key in PACKAGED_EVALUATORS):
                     raise ConfigError(f"--plugin {name}: {kind}[{key!r}] exists already")
                 tables[kind][key] = value
-        file = inspect.getsourcefile(module)
-        sources[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+        sources[name] = _source_hash(module)
     return Registry(
         blocks=tables["BLOCKS"],
         families=tables["FAMILIES"],
@@ -111,6 +112,56 @@ def load_plugins(modules: Iterable[str]) -> Registry:
         evaluators=tables["EVALUATORS"],
         sources=sources,
     )
+
+
+def _source_hash(module: ModuleType) -> str:
+    """The sha256 of the module's file, or of all files if it imports others from its folder or
+    below (or from the folder of its package): their code decides results, too."""
+    file = inspect.getsourcefile(module)
+    if file is None:
+        return ""
+    root = Path(file).resolve().parents[module.__name__.count(".")]
+    files = {Path(file).resolve()}
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        for found in _imported(waiting.pop()):
+            source = getattr(found, "__file__", None)
+            if found.__name__ in seen or source is None:
+                continue
+            seen.add(found.__name__)
+            path = Path(source).resolve()
+            if path.suffix == ".py" and _is_own(path, root):
+                files.add(path)
+                waiting.append(found)
+    if len(files) == 1:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    every = hashlib.sha256()
+    for path in sorted(files):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        every.update(f"{path.relative_to(root).as_posix()} {digest}\n".encode())
+    return every.hexdigest()
+
+
+def _imported(module: ModuleType) -> list[ModuleType]:
+    """The modules that a module has names of, or names from."""
+    found = []
+    for value in vars(module).values():
+        if isinstance(value, ModuleType):
+            found.append(value)
+        elif isinstance(origin := getattr(value, "__module__", None), str):
+            other = sys.modules.get(origin)
+            if isinstance(other, ModuleType) and other is not module:
+                found.append(other)
+    return found
+
+
+def _is_own(path: Path, root: Path) -> bool:
+    """Whether it is the user's: in the plugin's folder, and no installed package nor nasctl."""
+    packaged = (Path(search_spaces.__file__).parent, Path(__file__).parent)
+    if not path.is_relative_to(root) or any(path.is_relative_to(p.resolve()) for p in packaged):
+        return False
+    return not {"site-packages", "dist-packages"} & set(path.parts)
 
 
 def _block_problems(blocks: Mapping[object, object]) -> Iterator[str]:

@@ -14,10 +14,10 @@ from nasctl import pareto
 from nasctl.arch import Architecture, Cost, Opaque
 from nasctl.data import Dataset, declared_shape
 from nasctl.errors import ConfigError, SpecError, unknown
-from nasctl.evaluate import CHECKPOINTS, TrainingJob
+from nasctl.evaluate import CHECKPOINTS, FineTuning, TrainingJob
 from nasctl.halving import objective_problems
 from nasctl.plugins import PACKAGED_EVALUATORS, Registry, call_factory
-from nasctl.references import ReferenceNetwork, load_references
+from nasctl.references import ReferenceNetwork, load_references, with_weights
 from nasctl.replay import Recording, load_recording, replayed_family
 from nasctl.samplers import check_options
 from nasctl.space import Family
@@ -164,7 +164,8 @@ def _compared(config: SearchConfig, problem: Problem, data: Mapping[str, Any]) -
             "own, which a published network does not have; use []"
         )
     entries = [(entry.name, entry.width) for entry in config.reference]
-    return dataclasses.replace(problem, references=load_references(entries, **data))
+    networks = with_weights(load_references(entries, **data), config.init.weights)
+    return dataclasses.replace(problem, references=networks)
 
 
 def training_job(
@@ -181,6 +182,8 @@ def training_job(
         cooldown=config.fidelity.cooldown,
         checkpoints=None if directory is None else str(directory.absolute() / CHECKPOINTS),
         checkpoint_s=config.fidelity.checkpoint_s,
+        starts={r.architecture.id: r.start for r in problem.references if r.start is not None},
+        fine_tuning=FineTuning(lr=config.init.lr, warmup=config.init.warmup),
         dataset=problem.dataset.without_test(),
     )
 

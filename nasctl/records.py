@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasctl import kept_files
+from nasctl.compute import compute_json, read_verification
 from nasctl.errors import EnvironmentProblemError, nearest
-from nasctl.evaluate import weights_name
 from nasctl.fidelity import HalvingSettings
 from nasctl.front import (
     Entry,
@@ -20,13 +21,13 @@ from nasctl.front import (
     seed_spread,
 )
 from nasctl.halving_report import halving_json
+from nasctl.kept_files import VERDICTS, VERIFIED, VERIFIED_JSON
 from nasctl.ledger import Ledger
 from nasctl.references import references_json
 from nasctl.trial import Objectives, Rejection, Trial
 from search_spaces.blocks import BLOCKS
 
 LEDGER = "ledger.sqlite"
-VERDICTS = "verdicts.json"
 
 
 def find_run(run: str | Path) -> Path:
@@ -105,7 +106,8 @@ class RunRecords:
 
     @property
     def name(self) -> str:
-        return str(self.config.get("name", self.directory.name))
+        own = str(self.config.get("name", self.directory.name))
+        return f"{own} verified" if self.is_verification else own
 
     @property
     def config(self) -> dict[str, Any]:
@@ -128,6 +130,33 @@ class RunRecords:
     def is_ablation(self) -> bool:
         """Whether it is a study of `nasctl ablate`, which has verdicts and no front."""
         return self.meta("study") is not None or "factors" in self.config
+
+    @property
+    def is_verification(self) -> bool:
+        """Whether it is the folder `verify` of a search, with its finalists trained again."""
+        return self.meta("verification") is not None
+
+    @property
+    def verification(self) -> dict[str, Any] | None:
+        """Of a verification, as it was fixed before anything was trained; see
+        `nasctl.verification`."""
+        found: dict[str, Any] | None = self.meta("verification")
+        return found
+
+    @property
+    def verified(self) -> dict[str, Any] | None:
+        """Of a search that was verified, or of its verification: as `verified.json` has it; None
+        before it has been interrupted or is finished."""
+        try:
+            found = json.loads((self.directory / VERIFIED_JSON).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None  # not there yet; `nasctl doctor` tells of damage
+        return found if isinstance(found, dict) else None
+
+    @property
+    def home(self) -> Path:
+        """The folder of the search: its own, or that around a verification."""
+        return self.directory.parent if self.is_verification else self.directory
 
     @property
     def study(self) -> dict[str, Any]:
@@ -254,68 +283,80 @@ class RunRecords:
                 events=self._content.events,
                 front_ids={m["arch_id"] for m in front["members"]},
             )
+        if self.meta("stopped"):
+            front["stopped"] = self.meta("stopped")
         if self.latency_device:
             front["latency_device"] = self.latency_device
         return front
+
+    @functools.cached_property
+    def compute(self) -> dict[str, Any] | None:
+        """The compute ledger (`nasctl.compute`) of a search; None of an ablation, and of a
+        verification, whose hours are in that of its search."""
+        if self.is_ablation or self.is_verification:
+            return None
+        return compute_json(
+            config=self.config,
+            trials=self.trials(),
+            references=self.references(),
+            events=self._content.events,
+            history=self.hypervolume_history(),
+            avoided=self.trainings_avoided,
+            halving=self.front.get("halving"),
+            has_table=self.meta("latency_table") is not None,
+            measured=len(self.measurements),
+            wall_seconds=float(self.meta("seconds") or 0.0),
+            verification=read_verification(self.directory / VERIFIED / LEDGER),
+        )
 
     def front_ids(self) -> frozenset[str]:
         return frozenset() if self.is_ablation else self._front_ids
 
     @functools.cached_property
     def _front_ids(self) -> frozenset[str]:
+        if self.is_verification:
+            return frozenset(m["arch_id"] for m in (self.verified or {}).get("members", ()))
         return frozenset(m["arch_id"] for m in self.front["members"])
 
     def hypervolume_history(self) -> list[tuple[int, float]]:
-        return [] if self.is_ablation else self._hypervolume_history
+        return [] if self.is_ablation or self.is_verification else self._hypervolume_history
 
     @functools.cached_property
     def _hypervolume_history(self) -> list[tuple[int, float]]:
         return hypervolume_history(self.trials(), self.objectives, self.reference_point)
 
     def weights(self, arch_id: str) -> Path | None:
-        """The weights of the first finished training of a network, if they were kept."""
-        for seed in self._seeds.get(arch_id, ()):
-            path = self.directory / "weights" / weights_name(arch_id, seed)
-            if path.is_file():
-                return path
-        return None
+        """The weights of a network, if they were kept: of its first finished training; in a
+        verification of the seed that is best on validation."""
+        if self.is_verification:
+            return kept_files.verified_weights(self.home, self.verified, arch_id)
+        seeds = [t.seed for t in self._by_network.get(arch_id, ())]
+        return kept_files.first_weights(self.directory, arch_id, seeds)
+
+    def best_weights(self, arch_id: str) -> Path | None:
+        """Those of the verification of a search, where there are some; else `weights`."""
+        found = kept_files.verified_weights(self.home, self.verified, arch_id)
+        return found or self.weights(arch_id)
 
     @functools.cached_property
-    def _seeds(self) -> dict[str, list[int]]:
-        """Of the trials of each network, in order."""
-        found: dict[str, list[int]] = {}
-        for trial in self.trials():
-            found.setdefault(trial.arch_id, []).append(trial.seed)
+    def _by_network(self) -> dict[str, list[Trial]]:
+        found: dict[str, list[Trial]] = {}
+        for trial in (*self.trials(), *self.references()):
+            found.setdefault(trial.arch_id, []).append(trial)
         return found
 
     def artifacts(self) -> list[tuple[Path, str]]:
-        """(file, folder in the tracking store): reports, the config, weights of front members."""
-        found = [
-            (path, "")
-            for name in (
-                "front.json",
-                VERDICTS,
-                "ablation.json",
-                "report.html",
-                "config.yaml",
-                "report.md",
-                "report.png",
-                "report.csv",
-            )
-            if (path := self.directory / name).is_file()
-        ]
-        for arch_id in sorted(self.front_ids()):
-            path = self.directory / "weights" / f"{arch_id}.json"
-            if (weights := self.weights(arch_id)) is not None:
-                found.append((weights, "models"))
-            if path.is_file():
-                found.append((path, "models"))
-        return found
+        """(file, folder in the tracking store); see `nasctl.kept_files`."""
+        return kept_files.artifacts(self.directory, self.front_ids(), self.weights)
+
+    def models(self) -> list[tuple[Path, Path]]:
+        """(ONNX file, example of its input) of what is shown as models."""
+        return kept_files.models(self.directory)
 
     def sealed(self) -> list[Path]:
-        """Those artifacts that nobody but the search writes: not the reports, which may be made
-        anew at any time."""
-        return [path for path, _ in self.artifacts() if not path.name.startswith("report.")]
+        """Those artifacts that nobody but this run writes."""
+        own = self.is_verification
+        return [p for p, _ in self.artifacts() if kept_files.is_sealed(p, is_verification=own)]
 
 
 _META = (
@@ -336,8 +377,20 @@ _META = (
     "seconds",
     "study",
     "seeds_raised",
+    "verification",
+    "data",
+    "stopped",
 )
-_MAPPINGS = ("study", "config", "environment", "reference_point", "latency_summary", "artifacts")
+_MAPPINGS = (
+    "study",
+    "verification",
+    "config",
+    "environment",
+    "reference_point",
+    "latency_summary",
+    "artifacts",
+    "stopped",
+)
 
 
 def open_records(directory: str | Path) -> RunRecords:

@@ -14,19 +14,23 @@ from typing import Any
 from nasctl import pareto
 from nasctl.arch import Architecture, Shape
 from nasctl.candidates import Priced
-from nasctl.errors import ConfigError, SpecError
+from nasctl.errors import ConfigError, SpecError, unknown
 from nasctl.front import Entry, front_entries, make_entry
+from nasctl.pretrained import KEY, Pretrained, load_pretrained
+from nasctl.space import Choices
 from nasctl.trial import Objectives, State, Trial, reference_label
 from search_spaces.reference import reference_network
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceNetwork:
-    """A published network at a width, for the input and the classes of the data."""
+    """A published network at a width, for the input and the classes of the data; `start`: what it
+    begins with, None: random weights."""
 
     name: str
     width: float
     architecture: Architecture
+    start: Pretrained | None = None
 
     @property
     def label(self) -> str:
@@ -68,6 +72,63 @@ def load_references(
     return tuple(found.values())
 
 
+def with_weights(
+    networks: Sequence[ReferenceNetwork], weights: str | Mapping[str, str] | None
+) -> tuple[ReferenceNetwork, ...]:
+    """The networks with what the setting `init.weights` gives them.
+
+    Args:
+        weights: a file, where there is one network; or files by name, or by name and width.
+
+    Raises:
+        ConfigError: a name that no network has or several have, or a file that does not fit.
+    """
+    if weights is None:
+        return tuple(networks)
+    labels = [n.label for n in networks]
+    if isinstance(weights, str):
+        if len(networks) != 1:
+            example = f"init.weights='{{{labels[0]}: {weights}}}'"
+            raise ConfigError(f"{KEY}: for which of {', '.join(labels)}? {example}")
+        weights = {labels[0]: weights}
+    starts: dict[str, Pretrained] = {}
+    problems = []
+    for name, file in weights.items():
+        meant = [n for n in networks if name in (n.label, n.name)]
+        if len(meant) != 1:
+            several = f"{name!r} has several widths; name one of {', '.join(labels)}"
+            wrong = unknown("reference network", name, labels)
+            problems.append(f"{KEY}: {several if meant else wrong}")
+            continue
+        try:
+            starts[meant[0].label] = load_pretrained(file, meant[0].name, meant[0].architecture)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return tuple(dataclasses.replace(n, start=starts.get(n.label)) for n in networks)
+
+
+def starting_weights(networks: Iterable[ReferenceNetwork]) -> dict[str, str]:
+    """The sha256 of the file that each network begins with, by label: part of what a run is."""
+    return {n.label: n.start.sha256 for n in networks if n.start is not None}
+
+
+def check_weights(networks: Sequence[ReferenceNetwork], recorded: Mapping[str, str] | None) -> None:
+    """Whether a run that continues has the weights that it began with.
+
+    Raises:
+        ConfigError: a file has changed.
+    """
+    for network in networks:
+        known = (recorded or {}).get(network.label)
+        if network.start is not None and known not in (None, network.start.sha256):
+            raise ConfigError(
+                f"{KEY}: {network.start.file}: has changed since this run began; put the old file "
+                "back, or start a run with another name=..."
+            )
+
+
 def reference_trials(
     networks: Sequence[ReferenceNetwork],
     price: Callable[[Architecture], Priced],
@@ -83,7 +144,7 @@ def reference_trials(
             Trial(
                 number=-1 - place,
                 state=State.RUNNING,
-                choices={"reference": network.name, "width": network.width},
+                choices=_choices(network),
                 architecture=network.architecture,
                 seed=seed,
                 epochs=epochs,
@@ -93,6 +154,11 @@ def reference_trials(
             )
         )
     return made
+
+
+def _choices(network: ReferenceNetwork) -> Choices:
+    begins: Choices = {} if network.start is None else {"weights": network.start.label}
+    return {"reference": network.name, "width": network.width, **begins}
 
 
 def references_json(
@@ -135,6 +201,7 @@ def references_json(
             {
                 "name": trial.choices["reference"],
                 "width": trial.choices["width"],
+                **({"weights": w} if (w := trial.choices.get("weights")) else {}),
                 **plain,
                 "state": trial.state.value,
                 "error": trial.error,

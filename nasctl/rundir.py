@@ -18,6 +18,8 @@ from nasctl.ledger_commits import COPY, LEFT_UNTOUCHED
 from nasctl.records import LEDGER
 from nasctl.runlock import LOCK, RunLock
 
+CHANGED = "its code has changed since the run was created"
+
 Differences = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
 """(stored config, new config) -> one line per difference that forbids continuing."""
 
@@ -29,12 +31,14 @@ class OpenRun:
     Attributes:
         moved: where an old run of that name was moved to (`--fresh`), or None.
         resumed: whether the ledger was there before.
+        changed_plugins: whose code is not what the run began with.
     """
 
     directory: Path
     ledger: Ledger
     resumed: bool
     moved: Path | None
+    changed_plugins: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -47,6 +51,8 @@ def open_run(
     block_types: Mapping[str, type[Block]],
     differences: Differences,
     fresh: bool,
+    same_code: bool = False,
+    remedy: str = "--fresh moves it aside, name=... starts another",
 ) -> Iterator[OpenRun]:
     """Creates the run's folder or continues it; holds its lock meanwhile.
 
@@ -58,6 +64,8 @@ def open_run(
         block_types: op name to class.
         differences: what may not change between the stored configuration and this one.
         fresh: move an old run aside first.
+        same_code: refuse to continue with other code of plugins; else it is recorded.
+        remedy: what to do where it is another one.
 
     Raises:
         EnvironmentProblemError: the folder is not writable or leads elsewhere, the run has a
@@ -82,6 +90,7 @@ def open_run(
         ledger = Ledger(directory / LEDGER, block_types)
         try:
             stored = ledger.meta("config")
+            changed = _changed(ledger.meta("plugins", {}), meta.get("plugins", {}))
             if not isinstance(stored, dict) and ledger.trials():
                 raise EnvironmentProblemError(
                     f"{ledger.path}: it does not say what its trials were for; {LEFT_UNTOUCHED}"
@@ -91,24 +100,39 @@ def open_run(
                 ledger.set_meta(config=config, uid=uuid.uuid4().hex, created=time.time(), **meta)
             else:
                 different = differences(stored, config)
+                if same_code:
+                    different = [*different, *(f"--plugin {name}: {CHANGED}" for name in changed)]
                 if different:
                     raise ConfigError(
                         [
                             *different,
-                            "the run exists with these other values: --fresh moves it aside, "
-                            "name=... starts another",
+                            f"the run exists with these other values: {remedy}",
                         ],
                         source=str(directory),
                     )
                 ledger.copy_to(directory / COPY)  # as its last driver left it
                 ledger.set_meta(config=config)
                 ledger.add_event("resumed", trials=len(ledger.trials()))
+                if changed:
+                    ledger.add_event("plugins_changed", names=list(changed))
+                    ledger.set_meta(plugins={**ledger.meta("plugins", {}), **meta["plugins"]})
             write_text(directory / "config.yaml", config_text)
-            yield OpenRun(directory=directory, ledger=ledger, resumed=resumed, moved=moved)
+            yield OpenRun(
+                directory=directory,
+                ledger=ledger,
+                resumed=resumed,
+                moved=moved,
+                changed_plugins=changed if resumed else (),
+            )
         finally:
             ledger.close()
     finally:
         lock.release()
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Plugins that are there again, with other code."""
+    return tuple(name for name, code in now.items() if before.get(name, code) != code)
 
 
 def record_artifacts(run: OpenRun, files: Iterable[Path]) -> None:

@@ -22,7 +22,8 @@ from nasctl.ledger import Ledger
 from nasctl.observer import Observer
 from nasctl.plugins import Registry
 from nasctl.records import RunRecords
-from nasctl.rundir import Differences, OpenRun, open_run, record_artifacts
+from nasctl.resources import note_measuring
+from nasctl.rundir import CHANGED, Differences, OpenRun, open_run, record_artifacts
 from nasctl.running import are_grouped
 from nasctl.trial import Evaluation, Trial
 
@@ -57,6 +58,7 @@ class RunRequest:
         command: as typed, for the record.
         differences: see `rundir.open_run`.
         track: makes the projection of the run in a folder into its tracking store.
+        remedy: see `rundir.open_run`.
     """
 
     resolved: Mapping[str, Any]
@@ -67,17 +69,19 @@ class RunRequest:
     differences: Differences
     display: Display
     track: Callable[[Path], Tracking]
+    remedy: str = "--fresh moves it aside, name=... starts another"
 
 
 @contextlib.contextmanager
 def opened(
-    request: RunRequest, directory: Path, meta: Mapping[str, Any]
+    request: RunRequest, directory: Path, meta: Mapping[str, Any], *, same_code: bool = False
 ) -> Iterator[tuple[OpenRun, StopRequest]]:
     """The run in its folder, created or continued, and what its signals ask for.
 
     Args:
         meta: what is stored when the run is created, besides what all runs have; `environment` is
             added to.
+        same_code: results of other code of a plugin may not be mixed with those there are.
     """
     everything = {
         "command": request.command,
@@ -97,12 +101,16 @@ def opened(
             block_types=request.registry.blocks,
             differences=request.differences,
             fresh=request.fresh,
+            same_code=same_code,
+            remedy=request.remedy,
         ) as run,
         # What it starts can be found by this, should it ever be left behind.
         environ({RUN_MARK: run.ledger.meta("uid")}),
     ):
         if run.moved is not None:
             request.display.warning(f"the old run was moved to {run.moved}")
+        for name in run.changed_plugins:
+            request.display.warning(f"--plugin {name}: {CHANGED}; what follows is of the new code")
         yield run, stop
 
 
@@ -228,6 +236,7 @@ def measure_whole(
     """
     where = "the machine" if place.node is None else place.node
     display.phase(f"measuring {len(architectures)} networks whole, alone on {where}")
+    began = time.monotonic()
     found = measure_networks(
         architectures,
         settings,
@@ -237,7 +246,9 @@ def measure_whole(
         place=place,
         device=device,
     )
-    ledger.put_measurements({k: v.to_json() for k, v in found.items()})
+    with ledger.transaction():
+        ledger.put_measurements({k: v.to_json() for k, v in found.items()})
+        note_measuring(ledger, settings, "networks", len(found), time.monotonic() - began)
 
 
 def settled_device(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasctl import prepare
+from nasctl import precision, prepare
 from nasctl.evaluate import EvaluatorJob
 from nasctl.executors import create_executor
 from nasctl.executors.base import Executor, Job
@@ -17,6 +18,7 @@ from nasctl.ledger import Ledger
 from nasctl.plugins import Registry
 from nasctl.prepare import Problem
 from nasctl.replay import ReplayJob
+from nasctl.resources import Resources, configured_resources
 from nasctl.tables import TableJob
 
 if TYPE_CHECKING:
@@ -67,6 +69,22 @@ def make_executor(
     return create_executor(
         config.executor.name, **options, window=window, announce=announce, note=note
     )
+
+
+def resources(config: SearchConfig, problem: Problem) -> Resources:
+    """What each training is given; in this process, the GPU that is there."""
+    given = configured_resources(config.model_dump(include={"executor", "recipe", "evaluator"}))
+    if config.executor.name == "inline" and problem.dataset is not None:
+        import torch
+
+        return dataclasses.replace(given, gpus=float(torch.cuda.is_available()))
+    return given
+
+
+def effective_precision(config: SearchConfig) -> str:
+    """What trainings compute in, on the devices that they may use."""
+    on_gpu = config.executor.name == "inline" or config.executor.gpus > 0
+    return precision.effective(config.recipe.amp, may_use_gpu=on_gpu)
 
 
 def clock_of(executor: Executor) -> Callable[[], float]:

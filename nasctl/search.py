@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasctl import precision, prepare, running
+from nasctl import prepare, running, stopping
 from nasctl.candidates import CandidateSource
 from nasctl.engine import Engine, EngineSettings
 from nasctl.evaluate import CHECKPOINTS
@@ -36,7 +37,8 @@ from nasctl.pricing import (
     network_builder,
 )
 from nasctl.records import RunRecords
-from nasctl.references import reference_trials
+from nasctl.references import check_weights, reference_trials, starting_weights
+from nasctl.resources import note_measuring, note_resources
 from nasctl.rundir import OpenRun
 from nasctl.runflow import (
     Announcer,
@@ -85,7 +87,11 @@ def run_search(request: SearchRequest) -> RunRecords:
     problem = prepare.load_problem(config, request.registry)
     prepare.check_metrics(config, problem)
     directory = Path(config.output_dir) / config.name
-    meta = {"validation_images": problem.validation_images}
+    meta = {
+        "validation_images": problem.validation_images,
+        "data": problem.dataset.fingerprint if problem.dataset is not None else None,
+        "init_weights": starting_weights(problem.references),
+    }
     with opened(request, directory, meta) as (run, stop):
         search = _Search(request, problem, run, stop)
         return carry_out(
@@ -116,6 +122,7 @@ class _Search:
 
     def work(self, tracking: Tracking) -> None:
         """Prices, trains, measures."""
+        check_weights(self._problem.references, self._ledger.meta("init_weights"))
         executor = running.make_executor(
             self._config,
             self._problem,
@@ -158,6 +165,7 @@ class _Search:
             block_costs=self._ledger.meta("block_costs"),
             latency_table=self._ledger.meta("latency_table"),
         )
+        began = time.monotonic()
         price = make_pricer(
             config,
             self._problem,
@@ -173,6 +181,8 @@ class _Search:
         if price.latency is not None and stored.latency_table is None:
             new["latency_table"] = price.latency.to_json()
             new["latency_summary"] = price.latency.summary
+            settings, blocks = latency_settings(config), len(price.latency.blocks)
+            note_measuring(self._ledger, settings, "table", blocks, time.monotonic() - began)
         if self._ledger.meta("reference_point") is None:
             new["reference_point"] = prepare.resolve_reference_point(
                 config.objectives,
@@ -182,8 +192,7 @@ class _Search:
             )
             new["space_size"] = vars(measure_space(family, seed=config.seed))
             if self._problem.dataset is not None:
-                on_gpu = config.executor.name == "inline" or config.executor.gpus > 0
-                effective = precision.effective(config.recipe.amp, may_use_gpu=on_gpu)
+                effective = running.effective_precision(config)
                 new["environment"] = {**self._ledger.meta("environment"), "precision": effective}
         self._ledger.set_meta(**new)
         return price
@@ -234,6 +243,12 @@ class _Search:
                 self._problem.references, price, seed=config.seed, epochs=config.recipe.epochs
             ),
             halving=continued(config.fidelity.to_halving(), self._ledger, settings),
+            stop=stopping.continued(
+                config.stop.to_settings(),
+                self._ledger,
+                objectives=config.objectives,
+                trials=config.trials,
+            ),
             checkpoints=self._checkpoints,
             warn=self._display.warning,
             clock=clock,
@@ -251,6 +266,7 @@ class _Search:
 
         if engine.has_work():
             self._display.phase("starting workers")
+            note_resources(self._ledger, running.resources(self._config, self._problem))
             job = running.make_job(
                 self._config, self._problem, self._request.registry, self._directory
             )
@@ -267,6 +283,8 @@ class _Search:
                 if (note := running.note_simulation(executor, self._ledger)) is not None:
                     self._display.phase(note)
         check_end(engine, self._stop, self._request.command)
+        if engine.stopped is not None:
+            self._display.warning(stopping.stopped_line(engine.stopped))
         if engine.exhausted:
             self._display.warning(
                 f"the space is exhausted after {len(engine.trials)} of {self._config.trials} trials"

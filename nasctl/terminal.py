@@ -27,6 +27,7 @@ from nasctl.report.view import (
     staircase,
     tabled,
 )
+from nasctl.stopping import stopped_line
 from nasctl.trial import Trial
 
 Paint = Callable[[str, str], str]
@@ -103,6 +104,8 @@ def front_table(front: Mapping[str, Any], *, width: int = 80, paint: Paint = pla
     )
     hypervolume = text.significant(front["hypervolume"], 4)
     head = f"{paint(summary, 'bold')}, hypervolume {hypervolume}"
+    if early := stopped_line(front.get("stopped")):
+        head += f"\n{paint(early[:width], 'dim')}"
     if not_trained := avoided(front):
         head += f"\n{paint(not_trained[:width], 'dim')}"
     for line in halving_lines(front.get("halving")):

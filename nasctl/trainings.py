@@ -6,6 +6,7 @@ an end means for the search.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasctl import checkpoints
+from nasctl.errors import EnvironmentProblemError
 from nasctl.halving import DECISION, RAISED, Halving
 from nasctl.ledger import Ledger
 from nasctl.trial import Evaluation, Objectives, Outcome, OutcomeKind, State, Trial, Work
@@ -166,7 +168,7 @@ class Trainings:
                 data = {"number": work.number, "attempt": work.attempt, "epoch": epoch}
                 self._ledger.add_event("resumed", **data)
             if self._halving is not None and not trial.is_reference and epoch < work.epochs:
-                seconds = self._clock() - self._began[work.number]
+                seconds = self._seconds(work.number)
                 decision, new = self._halving.judge(trial, evaluation, self.candidates, seconds)
                 if decision is not None and new:
                     self._ledger.add_event(DECISION, **dataclasses.asdict(decision))
@@ -184,6 +186,7 @@ class Trainings:
             return self._finish(trial, State.PRUNED, seconds=decision.seconds)
         if outcome.kind in (OutcomeKind.RELEASED, OutcomeKind.BROKEN):
             self._queue.append(work.number)
+            self._note_release(work)
             return None
         if outcome.kind in LOSSES and self._may_go_on_after(work, outcome):
             self._queue.append(work.number)
@@ -199,15 +202,28 @@ class Trainings:
         return self._finish(
             trial,
             State.FAILED if error else State.COMPLETE,
-            seconds=self._clock() - self._began[work.number],
+            seconds=self._seconds(work.number),
             metrics=metrics,
             error=error,
         )
 
+    def _seconds(self, number: int) -> float:
+        """Of the present attempt."""
+        return self._clock() - self._began[number]
+
+    def _note_release(self, work: Work) -> None:
+        """How long an attempt took that did not end its training."""
+        data = {"number": work.number, "attempt": work.attempt}
+        # Where the disk is full nothing can be noted, and that is what the run ends with.
+        with contextlib.suppress(EnvironmentProblemError):
+            self._ledger.add_event("released", **data, seconds=self._seconds(work.number))
+
     def _may_go_on_after(self, work: Work, outcome: Outcome) -> bool:
         """Notes a loss; whether the training is given out again."""
         node = outcome.kind is OutcomeKind.NODE_LOST
-        data = {"reason": outcome.error} if outcome.error else {}
+        data: dict[str, object] = {"seconds": self._seconds(work.number)}
+        if outcome.error:
+            data["reason"] = outcome.error
         extra = {"node": True} if node else {}
         self._ledger.add_event("lost", number=work.number, attempt=work.attempt, **data, **extra)
         losses = self._count_loss(work.number, node=node)

@@ -141,9 +141,21 @@ def test_a_study_of_blocks_of_ones_own_is_told_to_its_end(tmp_path: Path) -> Non
         "controls: {positive: null}\n"
         "seeds: 3\nevaluator: judge\n",
     )
-    out, _ = desk.run("ablate", "mine.yaml", "--plugin", "mine")
+    out, err = desk.run("ablate", "mine.yaml", "--plugin", "mine", code=3)
     assert "power: 2 better than 1: supported" in out
     assert "power: 3 better than 1: no verdict yet (0 of at least 3 seeds)" in out
+    assert "power=3: 3 of 3 trainings failed: evaluator 'judge' gave accuracy = nan." in out
+    assert "Error: no verdict on power: 1 -> 3: 3 trainings failed; --fresh trains those" in err
+    report = (tmp_path / "runs" / "mine" / "report.md").read_text()
+    assert "power=3: 3 of 3 trainings failed" in report
+    assert "baseline: mine, global_pool_linear(out=10)" in report
+    desk.run("ablate", "mine.yaml", "--plugin", "mine", "--fresh", code=3)
+    report = (tmp_path / "runs" / "mine" / "report.md").read_text()
+    assert "9 taken over from an identical training, 3 failed" in report
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("\n# another thought\n")
+    _, err = desk.run("ablate", "mine.yaml", "--plugin", "mine", code=2)
+    assert "--plugin mine: its code has changed since the run was created" in err
     assert desk.json("doctor", "runs/mine")["ok"]
 
 

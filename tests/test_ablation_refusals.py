@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from tests.ablation_configs import BASED, FACTOR, STUDY, problems
+from nasctl.ablation.build import prepare_study
+from nasctl.config import recipe_problems
+from nasctl.errors import ConfigError
+from nasctl.plugins import load_plugins
+from tests.ablation_configs import BASED, FACTOR, STUDY, load, problems
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -229,6 +235,33 @@ def test_refused(case: str) -> None:
     found = problems(text)
     assert len(found) == 1, found
     assert expected in found[0], found[0]
+
+
+def test_a_list_on_the_command_line_is_that_of_the_levels_and_the_scope_stays() -> None:
+    text = STUDY + "factors: {kernel_size: {levels: [3, 5], scope: stage 2}}\n"
+    factor = load(text, "factors.kernel_size=[5,7]").config.factors["kernel_size"]
+    assert (factor.levels, factor.scope) == ([5, 7], "stage 2")
+
+
+def test_what_an_evaluator_is_not_given_cannot_be_varied() -> None:
+    registry = dataclasses.replace(load_plugins(()), evaluators={"judge": print})
+    baseline = "baseline: {network: mobilenet_v2, width: 0.25}\n"
+    text = BASED + "evaluator: judge\nlatency: {name: none}\n" + baseline
+
+    def refused(*overrides: str) -> str:
+        config = load(text + "factors: {wd: {key: KEY, levels: [0.001, 0.1]}}\n".replace(
+            "KEY", "recipe.weight_decay"), *overrides).config  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            prepare_study(config, registry, recipe_problems)
+        return str(caught.value)
+
+    assert refused() == (
+        "factors: 'wd=0.1' and 'baseline' differ in recipe or data, which evaluator=judge does not "
+        "get: it sees the network, the epochs and the seed"
+    )
+    assert "splits: 12 divides the data anew, which evaluator=judge does not" in refused(
+        "splits=12"
+    )
 
 
 def test_all_problems_at_once() -> None:

@@ -123,7 +123,7 @@ def test_controls_say_what_they_mean() -> None:
     assert good["positive"]["found"]
     assert good["positive"]["sentence"].startswith(f"positive control ({POSITIVE}): found")
     assert good["null"]["clear"]
-    assert "no difference, as it should be" in good["null"]["sentence"]
+    assert "no difference found, as it should be" in good["null"]["sentence"]
     blind = view_of(study(), play(study(), outcomes(0.0, 0.0)))["controls"]
     assert not blind["positive"]["found"]
     assert "means nothing" in blind["positive"]["sentence"]
@@ -145,7 +145,33 @@ def test_equal_differences_are_no_verdict() -> None:
     assert "all 3 differences are equal: too coarse" in verdict(view)["sentence"]
     table = dataclasses.replace(found, chance=None)  # of an evaluator they are the truth
     trials = play(table, lambda row: 0.8 + 0.05 * (row.arm.name == "better"))
-    assert verdict(view_of(table, trials))["verdict"] == "supported"
+    sure = verdict(view_of(table, trials))
+    assert sure["verdict"] == "supported"
+    assert "; the results differ by the same in every seed)" in sure["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        ("the loss is not finite: nan in epoch 1, step 3", True),
+        ("the loss exploded: 812 in epoch 2, step 1", True),
+        ("epoch 2: accuracy is nan, loss is inf", True),
+        ("ValueError: host gpu3 is informed of a fault", False),
+        ("ValueError: the loss is not finite: nan", False),
+        ("epoch 1: accuracy is 7.0, which is no fraction", False),
+    ],
+)
+def test_failed_trainings_are_told_and_only_a_divergence_counts(error: str, counts: bool) -> None:
+    def one_arm(row: Planned) -> float | str:
+        return error if row.arm.name == "better" else outcomes(0.0, 0.1)(row)
+
+    found = study(last=3)
+    view = view_of(found, play(found, one_arm))
+    bad = next(a for a in view["arms"] if a["name"] == "better")
+    assert (bad["n"], bad["failed"], bad["diverged"]) == (3 * counts, 3, 3 * counts)
+    told = "diverged and count as guessing (0.1)." if counts else f"failed: {error}."
+    assert view["failures"] == [f"better: 3 of 3 trainings {told}"]
+    assert (verdict(view)["interval"] is not None) == counts
 
 
 def test_before_the_first_look_nothing_is_said() -> None:

@@ -18,6 +18,7 @@ from nasctl.config import (
     list_configs,
     load_config,
     resolved_yaml,
+    stored_config,
 )
 from nasctl.config.schema import SearchConfig, name_problem
 from nasctl.errors import ConfigError, EnvironmentProblemError
@@ -263,6 +264,16 @@ class TestResume:
         assert self.diff() == []
         changed = ("executor=inline", "tracking=none", "trials=99", "output_dir=elsewhere")
         assert self.diff(*changed) == []
+        assert self.diff("stop.marginal_gain=0.01", "stop.window=5", "price.core_hour=0.1") == []
+
+    def test_a_run_of_before_there_were_prices_and_a_stop_rule(self) -> None:
+        now = load(BASED)
+        old = {k: v for k, v in now.resolved.items() if k not in ("stop", "price")}
+        assert config_diff(old, now.resolved) == []
+        again = stored_config(old, source="runs/old")
+        assert again == now.config
+        text = yaml.safe_dump(old)
+        assert load(text).config == now.config
 
     def test_what_may_not(self) -> None:
         assert self.diff("recipe.epochs=9", "trials=3", "sampler=random", "seed=1") == [

@@ -29,9 +29,9 @@ def packaged(*overrides: str) -> LoadedConfig:
 
 
 class TestListsForMappings:
-    def test_a_list_of_choices_replaces_choices_with_a_scope(self) -> None:
+    def test_a_list_of_choices_replaces_choices_and_leaves_the_scope(self) -> None:
         options = packaged("space.options.kernel_size=[3,5,7]").config.space.options
-        assert options["kernel_size"] == [3, 5, 7]
+        assert options["kernel_size"] == {"choices": [3, 5, 7], "scope": "block"}
         options = packaged("space.options.stages.1.depth=[2,3]", "trials=3").config.space.options
         assert options["stages"][1]["depth"] == [2, 3]
 

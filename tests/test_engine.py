@@ -297,6 +297,7 @@ def test_a_broken_machine_ends_the_search_and_not_the_trial(tmp_path: Path) -> N
     [
         (ValueError("no\ngood"), "FAILED", "ValueError: no good"),
         (MemoryError(), "FAILED", "out of memory"),
+        (ValueError("in \x1b[31mred\x07"), "FAILED", "ValueError: in [31mred"),
         (FileNotFoundError(errno.ENOENT, "gone"), "FAILED", "FileNotFoundError: [Errno 2] gone"),
         (OSError(errno.EROFS, "read-only"), "BROKEN", "OSError: [Errno 30] read-only"),
         (EnvironmentProblemError("cannot write x"), "BROKEN", "cannot write x"),

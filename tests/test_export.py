@@ -19,11 +19,10 @@ from nasctl.export.flat import flatten
 from nasctl.export.formats import SUFFIXES, WRITERS, Card, default_path, files_of
 from nasctl.export.parity import TOLERANCE, Parity, ParityError, compare, spread
 from nasctl.onnx_runtime import load_model
-from search_spaces import network
 from search_spaces.blocks import BLOCKS
-from search_spaces.reference import NETWORKS, reference_network
+from search_spaces.reference import NETWORKS
+from tests.export_samples import FIELDS, SHAPE, SMALL, block_module, lived, network_module
 
-SHAPE = (8, 12, 12)
 CARD = Card(
     title='Network "x" \\ of a """test"""',
     version="0",
@@ -33,56 +32,6 @@ CARD = Card(
     std=(0.5,) * 8,
     provenance={"run": "r", "metrics": {"accuracy": 0.5}, "note": 'a"""b\\n'},
 )
-FIELDS: dict[str, dict[str, Any]] = {
-    "auxiliary_classifier": {"kind": "inception_v3", "out": 3},
-    "avg_pool": {"kernel_size": 3, "stride": 2, "ceil": True},
-    "batch_norm_act": {},
-    "conv_norm_act": {"out": 6, "kernel_size": (1, 3), "groups": 2, "activation": "hard_swish"},
-    "conv_stack": {"out": 6, "stride": 2},
-    "dense": {"growth_rate": 4, "layers": 2, "out": 6, "stride": 2},
-    "dense_block": {"growth_rate": 4, "layers": 2},
-    "dense_layer": {"growth_rate": 4, "combine": "add"},
-    "depthwise_separable": {"out": 6, "stride": 2},
-    "dropout": {},
-    "expansion_residual": {"out": 16, "bottleneck": 4, "stride": 2},
-    "factorised_conv": {"out": 6, "kernel_size": 5},
-    "flatten_linear": {"out": 5, "hidden": (7,), "dropout": 0.5},
-    "global_pool": {},
-    "global_pool_linear": {"out": 5, "dropout": 0.2},
-    "global_pool_mlp": {"out": 5, "hidden": 9},
-    "inception": {"out1": 4, "reduce3": 3, "out3": 4, "reduce5": 2, "out5": 3, "pool_proj": 2},
-    "inception_a": {"pool_features": 8},
-    "inception_b": {},
-    "inception_c": {"channels_7x7": 8},
-    "inception_d": {},
-    "inception_e": {},
-    "inverted_residual": {"out": 8, "expand_ratio": 2, "se_ratio": 0.25},
-    "lenet_c3": {},
-    "local_response_norm": {},
-    "max_pool": {"kernel_size": 3, "stride": 2},
-    "mlpconv": {"out": 6},
-    "pre_activation_stem": {"out": 6},
-    "rbf_output": {"out": 10},
-    "residual_basic": {"out": 16, "stride": 2, "shortcut": "A"},
-    "residual_bottleneck": {"out": 16, "stride": 2},
-    "scaled_tanh": {},
-    "separable_conv": {"out": 6, "order": "act_conv_norm"},
-    "skip": {"out": 12, "stride": 2},
-    "trainable_subsampling": {},
-    "transition": {"out": 5},
-    "xception": {"out": 12, "stride": 2},
-}
-INPUTS = {"lenet_c3": (6, 14, 14), "rbf_output": (84, 1, 1)}
-SMALL = ("lenet5", "resnet20_cifar", "mobilenet_v2", "mobilenet_v3_small", "googlenet")
-
-
-def lived(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """With statistics in its batch norms that are not the initial ones."""
-    module.train()
-    with torch.no_grad():
-        for _ in range(3):
-            module(2 * torch.rand(4, *shape) + 0.3)
-    return module.eval()
 
 
 def parity(module: nn.Module, shape: tuple[int, int, int], kind: str, folder: Path) -> Parity:
@@ -98,39 +47,32 @@ def test_every_block_has_an_example() -> None:
     assert FIELDS.keys() == BLOCKS.keys()
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("kind", ["onnx", "torch", pytest.param("pt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("op", FIELDS)
 def test_every_block_says_what_it_said(op: str, kind: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    shape = INPUTS.get(op, (8, 12, 12) if not op.startswith("inception_") else (16, 17, 17))
-    block = BLOCKS[op].from_json({"op": op, **FIELDS[op]})
-    before = nn.Flatten() if op == "rbf_output" else nn.Identity()  # behind a linear layer
-    module = lived(nn.Sequential(before, block.build(shape), nn.Flatten()), shape)
+    module, shape = block_module(op)
     assert parity(module, shape, kind, tmp_path).max_error < TOLERANCE
 
 
 @pytest.mark.parametrize("op", ["conv_norm_act", "inverted_residual", "dense", "inception"])
 def test_blocks_in_the_format_of_torch(op: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    block = BLOCKS[op].from_json({"op": op, **FIELDS[op]})
-    module = lived(nn.Sequential(block.build(SHAPE), nn.Flatten()), SHAPE)
-    assert parity(module, SHAPE, "pt2", tmp_path).max_error < TOLERANCE
+    module, shape = block_module(op)
+    assert parity(module, shape, "pt2", tmp_path).max_error < TOLERANCE
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+    ("name", "kinds"),
+    [
+        *((name, ("onnx", "torch")) for name in SMALL),
+        *(pytest.param(name, tuple(WRITERS), marks=pytest.mark.slow) for name in NETWORKS),
+    ],
 )
-def test_networks_of_the_literature_at_reduced_input(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    channels, *size = NETWORKS[name].input_shape
-    least = 227 if name.startswith("alexnet") else 75
-    shape = (channels, *(min(s, least) for s in size))
-    architecture = reference_network(name, input_shape=shape, num_classes=10)
-    module = network.build(architecture)
-    network.initialise(module, architecture, seed=0)
-    lived(module, shape)
-    for kind in ("onnx", "torch") if name in SMALL else WRITERS:
-        found = parity(module, architecture.input_shape, kind, tmp_path)
+def test_networks_of_the_literature_at_reduced_input(
+    name: str, kinds: tuple[str, ...], tmp_path: Path
+) -> None:
+    module, shape = network_module(name)
+    for kind in kinds:
+        found = parity(module, shape, kind, tmp_path)
         assert found.max_error < TOLERANCE, kind
         assert found.differing == 0
 

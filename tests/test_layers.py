@@ -15,17 +15,19 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
     {"errors", "fields", "arch", "files"},
-    {"space", "recipe", "fidelity", "trial", "environment"},
+    {"space", "recipe", "fidelity", "stop_settings", "trial", "environment"},
     {"search_spaces"},
-    {"blocktable", "opcount", "latency*", "onnx_runtime", "data*", "train", "train_setup",
+    {"blocktable", "opcount", "latency*", "onnx_*", "data*", "train", "train_setup",
      "augment", "precision", "pareto", "membership", "stats", "effects", "schedule", "weights",
-     "checkpoints"},
+     "torchvision_names", "checkpoints"},
     {"samplers", "halving*", "engine", "observer", "trainings", "candidates", "ledger*", "rundir",
      "runlock", "rungs", "records", "references", "front", "budget", "history", "plugins",
-     "evaluate", "tables", "interrupt", "tracking", "run_network"},
+     "evaluate", "tables", "kept_files", "compute", "resources", "stopping", "device_file",
+     "pretrained", "interrupt", "tracking", "run_network"},
     {"executors", "prepare", "pricing", "replay", "running", "runflow", "search", "dryrun",
-     "ablation", "ablate", "export"},
-    {"config", "report", "profile", "doctor*", "progress*", "terminal", "outputs", "cluster*"},
+     "device_front", "device_lines",
+     "planned", "ablation", "ablate", "verification", "verify", "export"},
+    {"config", "report", "profile", "doctor*", "progress*", "terminal*", "outputs", "cluster*"},
     {"api", "cli*", "__main__"},
 ]  # fmt: skip
 
@@ -39,8 +41,8 @@ HOMES: dict[str, set[str]] = {
     "click": {"cli*"},
     "rich": {"progress"},
     "matplotlib": {"report"},
-    "onnx": {"onnx_runtime"},
-    "onnxruntime": {"onnx_runtime"},
+    "onnx": {"onnx_runtime", "onnx_int8"},
+    "onnxruntime": {"onnx_runtime", "onnx_int8"},
     "moocore": {"pareto"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,31 @@ def test_a_module_of_the_current_folder_is_merged(
     assert {"f", "staged"} <= set(registry.families)
     assert len(registry.sources[name]) == 64
     assert registry.lookup("evaluators", "evaluator", "mine") is print
+
+
+def test_the_code_of_a_plugin_is_all_that_it_imports_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep").mkdir()
+    helper, deep = tmp_path / "plugin_helper.py", tmp_path / "deep" / "plugin_deep.py"
+    helper.write_text("import math\nfrom deep.plugin_deep import value\n")
+    deep.write_text("def value(): return 1\n")
+    text = "import json\nfrom plugin_helper import value\nEVALUATORS = {'deep': value}\n"
+
+    def source() -> str:
+        for name in ("plugin_deeper", "plugin_helper", "deep", "deep.plugin_deep"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        write(tmp_path, monkeypatch, "plugin_deeper", text)
+        return load_plugins(["plugin_deeper"]).sources["plugin_deeper"]
+
+    before = source()
+    assert source() == before
+    deep.write_text("def value(): return 2  # as long\n")
+    assert source() != before
+    deep.write_text("def value(): return 1\n")
+    assert source() == before
+    (tmp_path / "stranger.py").write_text("x = 1\n")
+    assert source() == before
 
 
 def test_a_name_that_does_not_exist_is_answered_with_the_nearest() -> None:

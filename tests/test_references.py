@@ -22,6 +22,7 @@ from nasctl.ledger import Ledger
 from nasctl.plugins import load_plugins
 from nasctl.prepare import load_problem
 from nasctl.recipe import Recipe
+from nasctl.records import RunRecords
 from nasctl.references import load_references, reference_trials
 from nasctl.trial import Evaluation, OutcomeKind, State, Work
 from search_spaces.reference import reference_network
@@ -166,6 +167,18 @@ class TestLedger:
         ledger.clear_evaluations(-1)
         assert ledger.references() == [reference(-1), done]
         assert ledger.trials() == [candidate]  # the same network as the first reference
+
+    def test_their_weights_are_found(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path / "ledger.sqlite", {})
+        with ledger.transaction():
+            ledger.put_trial(dataclasses.replace(reference(-1), state=State.COMPLETE, seed=3))
+        ledger.close()
+        records, arch_id = RunRecords(tmp_path), reference(-1).arch_id
+        assert records.weights(arch_id) is None
+        kept = tmp_path / "weights" / f"{arch_id}-s3.safetensors"
+        kept.parent.mkdir()
+        kept.write_bytes(b"")
+        assert records.weights(arch_id) == kept
 
     def test_a_ledger_of_version_1_is_read_and_continued(self, tmp_path: Path) -> None:
         path = tmp_path / "l.sqlite"

@@ -19,16 +19,22 @@ def differences(old: Any, new: Any) -> list[str]:
 
 
 def opened(
-    directory: Path, *, fresh: bool = False, **config: Any
+    directory: Path,
+    *,
+    fresh: bool = False,
+    same_code: bool = False,
+    plugins: dict[str, str] | None = None,
+    **config: Any,
 ) -> contextlib.AbstractContextManager[OpenRun]:
     return open_run(
         directory,
         config=config,
         config_text=f"# {config}\n",
-        meta={"status": "RUNNING"},
+        meta={"status": "RUNNING", "plugins": plugins or {}},
         block_types={},
         differences=differences,
         fresh=fresh,
+        same_code=same_code,
     )
 
 
@@ -54,6 +60,23 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path: Path) ->
         pass
     assert RunRecords(tmp_path / "a").config == {"seed": 1}
     assert (tmp_path / "a" / "config.yaml").read_text() == "# {'seed': 1}\n"
+
+
+def test_other_code_of_a_plugin_is_recorded_or_refused(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", plugins={"mine": "1", "same": "1"}) as run:
+        assert run.changed_plugins == ()
+    now = {"mine": "2", "same": "1"}
+    with (
+        pytest.raises(ConfigError, match="--plugin mine: its code has changed since the run was"),
+        opened(tmp_path / "a", plugins=now, same_code=True),
+    ):
+        pytest.fail("it was opened")
+    with opened(tmp_path / "a", plugins=now) as run:
+        assert run.changed_plugins == ("mine",)
+        changes = [data for _, kind, data in run.ledger.events() if kind == "plugins_changed"]
+        assert changes == [{"names": ["mine"]}]
+    with opened(tmp_path / "a", plugins=now, same_code=True) as run:
+        assert run.changed_plugins == ()
 
 
 def test_fresh_moves_the_old_run_aside_each_time(tmp_path: Path) -> None:

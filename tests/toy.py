@@ -15,6 +15,7 @@ from nasctl.ledger import Ledger
 from nasctl.rungs import HalvingSettings
 from nasctl.samplers import SamplerContext, create_sampler
 from nasctl.space import Choices, Decision, Family, SearchSpace
+from nasctl.stopping import MarginalGain
 from nasctl.trial import Evaluation, Outcome, OutcomeKind, Trial, Work
 
 OBJECTIVES: dict[str, str] = {"accuracy": "max", "params": "min"}
@@ -81,6 +82,7 @@ def make_engine(
     seed: int = 0,
     source: Mapping[str, Any] | None = None,
     halving: HalvingSettings | None = None,
+    stop: MarginalGain | None = None,
     **settings: object,
 ) -> Engine:
     """An engine on a ledger at `path`, which is created or continued.
@@ -116,6 +118,7 @@ def make_engine(
         ),
         observer=observer or Recorder(),
         references=references,
+        stop=stop,
         halving=None
         if halving is None
         else Halving(

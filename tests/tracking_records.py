@@ -61,6 +61,8 @@ class FakeRecords:
     is_ablation: bool = False
     study: dict[str, Any] = field(default_factory=dict)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    verification: dict[str, Any] | None = None
+    verified: dict[str, Any] | None = None
     config: dict[str, Any] = field(
         default_factory=lambda: {
             "name": "mbv2_space",
@@ -80,8 +82,10 @@ class FakeRecords:
     rejected_count: int = 5
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
     latency_device: dict[str, str] = field(default_factory=dict)
+    compute: dict[str, Any] | None = None
     front: set[str] = field(default_factory=set)
     files: list[tuple[Path, str]] = field(default_factory=list)
+    exported: list[tuple[Path, Path]] = field(default_factory=list)
     published: list[Trial] = field(default_factory=list)
 
     def trials(self) -> list[Trial]:
@@ -99,6 +103,9 @@ class FakeRecords:
 
     def artifacts(self) -> list[tuple[Path, str]]:
         return self.files
+
+    def models(self) -> list[tuple[Path, Path]]:
+        return self.exported
 
 
 def open_fake(path: str) -> FakeRecords:

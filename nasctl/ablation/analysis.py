@@ -6,6 +6,7 @@ at one keeps the evidence of that look.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -66,13 +67,18 @@ class Analysis:
         return wanted
 
 
-_DIVERGED = ("the loss is not finite", "the loss exploded", " is nan", " is inf")
+_DIVERGED = re.compile(
+    r"the loss (is not finite|exploded): "  # `nasctl.train.DivergedError`
+    r"|epoch \d+: (\w+ is (nan|-?inf)(, )?)+$"  # what the engine refuses
+)
 
 
 def diverged(trial: Trial) -> bool:
-    """Whether a training ended because its loss exploded or was no number: that is a result."""
-    reason = trial.error or ""
-    return trial.state is State.FAILED and any(sign in reason for sign in _DIVERGED)
+    """Whether a training ended because its loss exploded or was no number: that is a result.
+
+    The whole reason has to say so: the exception of a crash may have any words in it.
+    """
+    return trial.state is State.FAILED and _DIVERGED.match(trial.error or "") is not None
 
 
 def value_of(trial: Trial, study: Study) -> float | None:

@@ -120,6 +120,8 @@ def prepare_study(
     _check_asked_once(comparisons)
     controls = _controls(config, baseline, workshop)
     check_distinct([*arms, *(a for a, _ in controls)])
+    if config.evaluator != "train":
+        _check_seen(config, [*arms, *(a for a, _ in controls)])
     if config.latency.name != "none" and not all(map(_has_modules, arms)):
         raise ConfigError("latency: these networks have no modules to be timed; use latency=none")
     for arm in (*arms, *(a for a, _ in controls)):
@@ -139,6 +141,33 @@ def prepare_study(
         chance=1 / baseline.architecture.num_classes if config.evaluator == "train" else None,
     )
     return Prepared(study=study, datasets=datasets)
+
+
+def _check_seen(config: AblationConfig, arms: Sequence[Arm]) -> None:
+    """Whether an evaluator, which gets a network, epochs and a seed, can tell the arms apart.
+
+    Raises:
+        ConfigError: two arms that differ in what it is not given; several splits of no data.
+    """
+    problems = []
+    if config.splits > 1:
+        problems.append(
+            f"splits: {config.splits} divides the data anew, which evaluator={config.evaluator} "
+            "does not get; use splits=1"
+        )
+    seen: dict[tuple[str, int], Arm] = {}
+    for arm in arms:
+        if arm.role == "null_control":
+            continue
+        other = seen.setdefault((arm.architecture.id, arm.epochs), arm)
+        if other is not arm:
+            problems.append(
+                f"factors: {arm.name!r} and {other.name!r} differ in recipe or data, which "
+                f"evaluator={config.evaluator} does not get: it sees the network, the epochs and "
+                "the seed"
+            )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _has_modules(arm: Arm) -> bool:

@@ -2,8 +2,7 @@
 
 Rates first: each variant is trained at every multiple of its rate, on seeds of their own. Then
 seed by seed all arms, up to the first look; after each look one more seed of the arms whose
-comparisons are open. A batch is planned when the one before it is over, so the plan is the same
-whatever the timing, and after a crash.
+comparisons are open. Batches are planned as `nasctl.planned` says.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from nasctl.ablation.analysis import analyse, chosen_rates
 from nasctl.ablation.arms import Arm
 from nasctl.ablation.study import SAME_SEEDS, TUNING_SEEDS, Study
 from nasctl.candidates import Candidate, Priced
-from nasctl.samplers.base import Observation, Proposal, Sampler
+from nasctl.planned import Rounds
+from nasctl.samplers.base import Sampler
 from nasctl.space import Choices
 from nasctl.trial import Rejection, Trial
 
@@ -74,26 +74,18 @@ class StudyPlan:
         self._key = key
         self._shared = shared
         self._may_go_on = may_go_on
-        self._rows: list[Planned] = []
-        self._is_over = False
+        self._rounds = Rounds(self._next_batch)
         self._replicates = 0
 
     # -- as the engine sees it ----------------------------------------------------------------
 
     def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool:
         """Whether it is known what trial `number` is, or that there is none."""
-        while number >= len(self._rows) and not self._is_over:
-            if not all(n in trials and trials[n].state.is_final for n in range(len(self._rows))):
-                return False
-            batch = self._next_batch([trials[n] for n in range(len(self._rows))])
-            self._is_over = not batch
-            self._rows += batch
-        return True
+        return self._rounds.is_ready(number, trials)
 
     def has_more(self, trials: Mapping[int, Trial]) -> bool:
         """Whether anything is left to train."""
-        running = any(not t.state.is_final for t in trials.values())
-        return running or not self.is_ready(len(trials), trials) or len(trials) < len(self._rows)
+        return self._rounds.has_more(trials)
 
     def note(self, rejection: Rejection) -> None:
         """Nothing is ever rejected."""
@@ -109,9 +101,9 @@ class StudyPlan:
     ) -> tuple[Candidate | None, list[Rejection], int]:
         """The planned training; None after the last one."""
         del sampler, pending, known, trainings
-        if number >= len(self._rows):
+        if number >= len(self._rounds.rows):
             return None, [], 0
-        row = self._rows[number]
+        row = self._rounds.rows[number]
         key = self._key(row)
         found = Candidate(
             choices=row.choices(key, self._shared(key)),
@@ -126,7 +118,7 @@ class StudyPlan:
 
     def _next_batch(self, trials: Sequence[Trial]) -> list[Planned]:
         study = self._study
-        if not self._rows and study.rates.factors:
+        if not self._rounds.rows and study.rates.factors:
             return self._rate_trainings()
         rates = chosen_rates(study, trials)
         if self._replicates == 0:
@@ -170,22 +162,6 @@ class StudyPlan:
             seed=(study.seed + replicate + apart) % 2**32,
             split=replicate if study.splits > 1 else 0,
         )
-
-
-class NoSampler:
-    """A plan asks nobody."""
-
-    exhaustive: ClassVar[bool] = True
-
-    def tell(self, observation: Observation) -> None:
-        """Ignored: the plan reads the results itself."""
-
-    def ask(
-        self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
-    ) -> Proposal | None:
-        """Nothing is proposed."""
-        del number, attempt, pending
-        return None
 
 
 def deadline(budget_s: float | None, spent_s: float) -> Callable[[], bool]:

@@ -66,6 +66,7 @@ def _setting(records: RunRecords, config: Mapping[str, Any]) -> dict[str, Any]:
         "splits": config["splits"],
         "recipe": dict(config["recipe"]),
         "evaluator": config["evaluator"],
+        "plugins": dict(records.meta("plugins") or {}),
         "environment": records.environment,
         **({"latency_device": records.latency_device} if records.latency_device else {}),
         "learning_rate": (

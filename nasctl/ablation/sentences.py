@@ -40,6 +40,8 @@ def verdict(found: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
         f"{_range(low, high, metric)}, n = {found['n']} {_units(setting)}, paired t-test, "
         f"Holm-adjusted {p_text(found['p_adjusted'])}"
     )
+    if found["sd"] == 0:
+        numbers += "; the results differ by the same in every seed"
     least = amount(setting["smallest_effect"], metric, sign=False)
     conclusion = {
         "supported": "supported in this setting",
@@ -48,6 +50,29 @@ def verdict(found: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
         "inconclusive": "inconclusive in this setting",
     }[found["verdict"]]
     return f"{what}: {conclusion} ({numbers}){_costs(found)}."
+
+
+def failures(arm: Mapping[str, Any], chance: float | None) -> list[str]:
+    """What became of the trainings of an arm that did not end well, a sentence each."""
+    found, total = [], len(arm["values"])
+    if arm["diverged"]:
+        found.append(
+            f"{arm['label']}: {arm['diverged']} of {total} trainings diverged and count as "
+            f"guessing ({chance:.3g})."
+        )
+    if arm["failed"] > arm["diverged"]:
+        found.append(
+            f"{arm['label']}: {arm['failed'] - arm['diverged']} of {total} trainings failed: "
+            f"{arm['first_error']}."
+        )
+    return found
+
+
+def trained_on(setting: Mapping[str, Any]) -> str:
+    """What results are of: data and its split, or the evaluator of a plugin."""
+    if setting.get("evaluator", "train") != "train":
+        return f"results of the evaluator {setting['evaluator']}"
+    return f"{setting['data']} ({setting['split']})"
 
 
 def _question(found: Mapping[str, Any]) -> str:
@@ -120,7 +145,7 @@ def null_control(found: Mapping[str, Any], clear: bool | None) -> str:
     low, high = found["interval"]
     numbers = f"interval {_range(low, high, found['metric'])}, n = {found['n']}"
     if clear:
-        return f"{what}: no difference, as it should be ({numbers})."
+        return f"{what}: no difference found, as it should be ({numbers})."
     return (
         f"{what}: DIFFERENT ({numbers}). Either this is one of the rare cases that alpha allows, "
         "or something besides the factors differs: do not trust the verdicts."

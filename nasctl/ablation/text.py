@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nasctl.ablation.sentences import amount, seeds_raised
+from nasctl.ablation.sentences import amount, seeds_raised, trained_on
 
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "latency ms"}
 
@@ -22,6 +22,8 @@ def summary(view: Mapping[str, Any], *, width: int = 100) -> str:
     for control in view["controls"].values():
         if control is not None:
             lines += _wrapped(control["sentence"], width)
+    for line in view["failures"]:
+        lines += _wrapped(line, width)
     lines += ["", *arms_table(view)]
     lines += ["", *textwrap.wrap(_setting(view), width)]
     return "\n".join(lines)
@@ -69,8 +71,7 @@ def _setting(view: Mapping[str, Any]) -> str:
     rates = {"tuned": "a learning rate of its own for each arm", "shared": "one learning rate"}
     least = amount(setting["smallest_effect"], setting["metric"], sign=False)
     parts = [
-        f"In this setting: {setting['data']} ({setting['split']}), "
-        f"{setting['recipe']['epochs']} epochs",
+        f"In this setting: {trained_on(setting)}, {setting['recipe']['epochs']} epochs",
         rates[setting["learning_rate"]],
         "as they are" if setting["match"] == "none" else f"at equal {setting['match']}",
         f"smallest effect that matters {least}",

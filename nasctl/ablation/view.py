@@ -8,10 +8,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nasctl.ablation import sentences
-from nasctl.ablation.analysis import Analysis, Finding, chosen_rates, value_of
+from nasctl.ablation.analysis import Analysis, Finding, chosen_rates, diverged, value_of
 from nasctl.ablation.arms import Arm
 from nasctl.ablation.noise import noise_of
 from nasctl.ablation.study import Study
+from nasctl.arch import Architecture
 from nasctl.effects import power
 from nasctl.stats import t_interval
 from nasctl.trial import State, Trial
@@ -93,10 +94,13 @@ def ablation_json(
         verdict["cost_difference"] = _cost_difference(finding.comparison.weights, arms)
         verdict["sentence"] = sentences.verdict(verdict, setting)
     done = [t for t in trials if t.state is State.COMPLETE]
+    failed = [line for arm in arms.values() for line in sentences.failures(arm, study.chance)]
     return {
         **about,
         "setting": dict(setting),
         "baseline": next(iter(study.arms)),
+        "baseline_blocks": _blocks(study.baseline.architecture),
+        "failures": failed,
         "arms": list(arms.values()),
         "comparisons": verdicts,
         "controls": _controls(verdicts),
@@ -140,7 +144,20 @@ def _arm(
         "values": [_value(t, study) for t in verdict],
         "curve": _curve(verdict, study.metric),
         "failed": sum(t.state is State.FAILED for t in verdict),
+        "diverged": sum(map(diverged, verdict)),
+        "first_error": next(
+            (t.error for t in verdict if t.state is State.FAILED and not diverged(t)), None
+        ),
     }
+
+
+def _blocks(architecture: Architecture) -> list[str]:
+    """`conv(kernel_size=3, out=8, stride=2)`: a block a line, with what is not its default."""
+    found = []
+    for block in architecture.blocks:
+        fields = [f"{k}={v}" for k, v in sorted(block.to_json().items()) if k != "op"]
+        found.append(f"{block.op}({', '.join(fields)})" if fields else block.op)
+    return found
 
 
 def _label(arm: Arm) -> str:

@@ -202,6 +202,19 @@
     Plotly.newPlot(plot, traces, picture, settings);
   }
 
+  function drawMarginal() {
+    const plot = document.getElementById("marginal");
+    if (!plot) return;
+    const x = data.marginal.map(([n]) => n), y = data.marginal.map(([, v]) => v);
+    const traces = [{ type: "scatter", mode: "lines", x, y, line: { color: colour.front, width: 2 },
+      hovertemplate: `after trial %{x}: %{y:.3g} ${plain(data.marginalTitle)}<extra></extra>` }];
+    const picture = layout("trial", `hypervolume ${data.marginalTitle}`);
+    picture.yaxis.rangemode = "tozero";
+    if (x[x.length - 1] < 10) picture.xaxis.dtick = 1;
+    picture.hovermode = "x";
+    Plotly.newPlot(plot, traces, picture, settings);
+  }
+
   function drawCalibration() {
     const plot = document.getElementById("calibration");
     if (!plot) return;
@@ -232,6 +245,7 @@
   panels.forEach((panel) => { buttons(panel); drawPanel(panel); });
   logBox?.addEventListener("change", () => panels.forEach(drawPanel));
   drawHypervolume();
+  drawMarginal();
   drawCalibration();
   const sign = data.y.direction === "max" ? 1 : -1;
   const start = data.points.filter((p) => p.role === "member" && Number.isFinite(p.v[data.y.key]))

@@ -113,6 +113,10 @@ def _without_bad_overrides(
     )
 
 
+_LISTED = ("levels", "choices")
+"""Of a mapping for which a list is short."""
+
+
 def _run_hydra(overrides: Sequence[_Override]) -> dict[str, Any]:
     """The composed mapping, with a list in the place of a mapping where an override says so
     (`kernel_size=[3,5]` for `{choices: ...}`), which OmegaConf refuses to merge."""
@@ -124,7 +128,12 @@ def _run_hydra(overrides: Sequence[_Override]) -> dict[str, Any]:
     if len(replacing) < len(lists):
         data = _compose([o for o in overrides if o not in replacing])
     for override in replacing:
-        _parent(data, override.key)[override.key[-1]] = override.value
+        parent, name = _parent(data, override.key), override.key[-1]
+        listed = [k for k in _LISTED if k in parent[name]]
+        if listed:  # what the file says besides (a scope, a key) stays
+            parent[name][listed[0]] = override.value
+        else:
+            parent[name] = override.value
     return data
 
 

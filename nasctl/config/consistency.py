@@ -42,6 +42,9 @@ def contradictions(data: Mapping[str, Any]) -> list[Problem]:
             problems.append((key, f"needs a latency, but latency=none; {remedy}"))
     problems += [*latency_problems(latency), *node_problems(data)]
     problems += _reference_network_problems(data)
+    if section_of(data, "init").get("weights") is not None and not data.get("reference"):
+        where = ("init", "weights")
+        problems.append((where, "is for reference networks, of which there are none; use null"))
     problems += _evaluator_problems(data)
     problems += halving_problems(data)
     return [*problems, *executor_problems(data)]

@@ -212,7 +212,8 @@ def _require_all_sections(composed: Composed, schema: Schema[Any]) -> None:
 
     primary = composed.layers[0].file
     has_base = any(layer.prefix == () and layer.is_packaged for layer in composed.layers)
-    missing = [key for key in schema.model.model_fields if key not in composed.data]
+    needed = (k for k, field in schema.model.model_fields.items() if field.is_required())
+    missing = [key for key in needed if key not in composed.data]
     for other in SCHEMAS.values():
         if other is not schema and not other.model.model_fields.keys() - composed.data.keys():
             raise ConfigError(

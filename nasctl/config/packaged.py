@@ -31,7 +31,8 @@ def ready_files(name: str) -> dict[str, Path]:
     if name == "ablate":
         found = [folder / "ablate.yaml", *sorted((folder / ABLATIONS).glob("*.yaml"))]
     else:
-        found = [p for p in sorted(folder.glob("*.yaml")) if p.stem != "ablate"]
+        others = ("ablate", "verify")
+        found = [p for p in sorted(folder.glob("*.yaml")) if p.stem not in others]
     return {path.stem: path for path in found}
 
 
@@ -80,11 +81,11 @@ class PackagedConfig:
 def list_configs() -> list[PackagedConfig]:
     """Every packaged search and option with the first sentence of its file's comment."""
     folder = packaged_folder()
-    ablations = set(ready_files("ablate").values())
+    others = {*ready_files("ablate").values(), folder / "verify.yaml"}
     return [
         _described(path, "/".join(path.relative_to(folder).parent.parts) or None)
         for path in sorted(folder.rglob("*.yaml"), key=lambda p: (len(p.parts), p.parts))
-        if path not in ablations
+        if path not in others
     ]
 
 

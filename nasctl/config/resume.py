@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
 
 _FREE_ON_RESUME = ("executor", "tracking", "output_dir")
+_FREE_IN_SEARCHES = (*_FREE_ON_RESUME, "stop", "price")
 _FREE_IN_ABLATIONS = (*_FREE_ON_RESUME, "budget_s", "profiles")
 """What is resolved has the values of its profile in it already: `profiles` decides nothing."""
 
@@ -50,12 +51,13 @@ def stored_config(stored: Mapping[str, Any], *, source: str) -> SearchConfig:
 def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What keeps a run with the resolved config `old` from being continued with `new`.
 
-    `trials` may be raised; executor, tracking and the output folder may change.
+    `trials` may be raised; executor, tracking, the output folder, the stop rule and prices may
+    change.
 
     Returns:
         `key: old -> new`, one line per key, in the order of `new`.
     """
-    return _diff(old, new, free=_FREE_ON_RESUME, rising=("trials",))
+    return diff(old, new, free=_FREE_IN_SEARCHES, rising=("trials",))
 
 
 def ablation_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -63,12 +65,18 @@ def ablation_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     `seeds.max` may be raised; executor, tracking, the budget and the output folder may change.
     """
-    return _diff(old, new, free=_FREE_IN_ABLATIONS, rising=("seeds", "max"))
+    return diff(old, new, free=_FREE_IN_ABLATIONS, rising=("seeds", "max"))
 
 
-def _diff(
+def diff(
     old: Mapping[str, Any], new: Mapping[str, Any], *, free: tuple[str, ...], rising: Key
 ) -> list[str]:
+    """What keeps a run from being continued.
+
+    Args:
+        free: sections that may differ.
+        rising: a number that may be raised.
+    """
     if ("factors" in old) != ("factors" in new):
         kind = "an ablation study" if "factors" in old else "a search"
         return [f"name: the run of this name is {kind}"]
@@ -78,7 +86,8 @@ def _diff(
         was, now = before.get(key, "absent"), after.get(key, "absent")
         if (was == now and type(was) is type(now)) or key[0] in free:
             continue
-        if key not in before and now is None:
+        unused = key[0] == "init" and after.get(("init", "weights"), 0) is None
+        if key not in before and (now is None or unused):
             continue  # the run is of a time before this key; null is what it was like then
         if key == rising:
             if isinstance(was, int) and isinstance(now, int) and now > was:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from nasctl.config.guard import Key
 from nasctl.fidelity import HalvingSettings
 from nasctl.recipe import Recipe, Schedule
+from nasctl.stop_settings import StopSettings
 from nasctl.tracking import password_problem, uri_problem
 from nasctl.trial import Direction
 
@@ -28,6 +29,7 @@ OPEN_SECTIONS: tuple[Key, ...] = (
     ("objectives",),
     ("constraints",),
     ("reference_point",),
+    ("init", "weights"),
 )
 """Sections that hold keys the schema does not know: registries, families, plugins check them."""
 
@@ -246,6 +248,35 @@ class ReplayConfig(Section):
     crash_rate: BelowOne
 
 
+class StopConfig(Section):
+    """When a search may end before all of its trials; see `nasctl.stopping`."""
+
+    marginal_gain: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    window: Annotated[int, Field(ge=2, le=10**6)] = 8
+
+    def to_settings(self) -> StopSettings | None:
+        """The value that the rule uses; None: there is none."""
+        if self.marginal_gain is None:
+            return None
+        return StopSettings(marginal_gain=self.marginal_gain, window=self.window)
+
+
+class InitConfig(Section):
+    """Reference networks that begin with weights from a file; see `nasctl.pretrained`."""
+
+    weights: Name | dict[str, Name] | None = None
+    lr: Positive = 0.04
+    warmup: Fraction = 0.1
+
+
+class PriceConfig(Section):
+    """What an hour of computing costs; see `nasctl.compute`."""
+
+    core_hour: NonNegative | None = None
+    gpu_hour: NonNegative | None = None
+    currency: Annotated[Name, Field(max_length=20)] = "EUR"
+
+
 def _store(uri: str) -> str:
     if problem := password_problem(uri) or uri_problem(uri):
         raise ValueError(problem)
@@ -284,6 +315,10 @@ class SearchConfig(Section):
     replay: ReplayConfig
     executor: ExecutorConfig
     tracking: TrackingConfig
+    # With defaults: configurations of runs that are older than these keys stay readable.
+    init: InitConfig = InitConfig()
+    stop: StopConfig = StopConfig()
+    price: PriceConfig = PriceConfig()
 
     @property
     def bounds(self) -> dict[str, float]:

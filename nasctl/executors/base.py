@@ -140,7 +140,7 @@ def failure(error: BaseException) -> Outcome:
     came next would fail too. Our own errors explain themselves; others are named, and without a
     message only named.
     """
-    text = " ".join(str(error).split())
+    text = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
     kind = OutcomeKind.FAILED
     if isinstance(error, EnvironmentProblemError) or _is_disk_problem(error):
         kind = OutcomeKind.BROKEN

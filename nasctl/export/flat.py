@@ -60,7 +60,7 @@ def _renamed(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         if isinstance(value, nn.Module | nn.Parameter):
             setattr(root, name, value)
         else:
-            root.register_buffer(name, value)
+            root.register_buffer(name, value.contiguous().clone())  # no view of something larger
         node.target = name
     return fx.GraphModule(root, graph)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from nasctl.export.flat import flatten
 from nasctl.export.formats import WRITERS, Card, files_of
 from nasctl.export.parity import Parity, compare, spread
 from nasctl.files import replacing
+from nasctl.kept_files import verified_training
 from nasctl.records import RunRecords
 from nasctl.weights import load_weights
 
@@ -45,6 +46,17 @@ class Exported:
             "parity": self.parity.to_json(),
             **self.card.to_json(),
         }
+
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        parity = self.parity
+        for file in self.files:
+            yield f"{file}  {file.stat().st_size:,} bytes"
+        yield (
+            f"{self.params:,} parameters; outputs within {parity.max_error:.1g} of the largest "
+            f"(mean {parity.mean_error:.1g}); accuracy {parity.exported_accuracy:.4f}, "
+            f"{parity.accuracy:.4f} before, on {parity.images:,} validation images"
+        )
 
 
 def export_network(
@@ -113,10 +125,11 @@ def export_network(
 
 
 def _weights(records: RunRecords, arch_id: str) -> Path:
-    found = records.weights(arch_id)
+    found = records.best_weights(arch_id)
     if found is not None:
         return found
-    kept = sorted({t.arch_id for t in records.trials() if records.weights(t.arch_id) is not None})
+    trained = (*records.trials(), *records.references())
+    kept = sorted({t.arch_id for t in trained if records.weights(t.arch_id) is not None})
     shown = ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else "")
     hint = f"; those of {shown} are there" if kept else ""
     raise EnvironmentProblemError(
@@ -134,6 +147,10 @@ def _card(records: RunRecords, architecture: Architecture, dataset: Dataset, *, 
         )
     trained = [t for t in (*records.trials(), *records.references()) if t.arch_id == arch_id]
     metrics = dict(next((t.metrics for t in trained if t.seed == seed and t.metrics), {}))
+    # Weights of a verification are of a seed that the search has not trained on.
+    fresh = verified_training(records.verified, arch_id, seed) or {}
+    if fresh:
+        metrics = {**next((t.cost for t in trained), {}), **fresh.pop("metrics")}
     mean, std = dataset.normalisation
     version = metadata.version("nasctl")
     classes = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
@@ -155,6 +172,7 @@ def _card(records: RunRecords, architecture: Architecture, dataset: Dataset, *, 
             "data_fingerprint": dataset.fingerprint,
             "metrics": metrics,
             "metrics_split": "val",
+            **fresh,
             "git_commit": records.environment.get("git_commit"),
             "torch": records.environment.get("torch"),
         },

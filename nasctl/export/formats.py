@@ -138,9 +138,10 @@ def _runner(module: Any) -> Runner:
 WRITERS: Mapping[str, Writer] = {"onnx": write_onnx, "pt2": write_pt2, "torch": write_torch}
 
 
-def default_path(arch_id: str, kind: str) -> Path:
+def default_path(arch_id: str, kind: str, *, int8: bool = False) -> Path:
     """In the current directory; an id may begin with a digit, which no module's name does."""
-    return Path(f"{'net_' if kind == 'torch' else ''}{arch_id}{SUFFIXES[kind]}")
+    before, after = "net_" if kind == "torch" else "", "-int8" if int8 else ""
+    return Path(f"{before}{arch_id}{after}{SUFFIXES[kind]}")
 
 
 def files_of(path: Path, kind: str) -> tuple[Path, ...]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from nasctl.halving_report import halving_lines
 from nasctl.report import text
+from nasctl.report.compute import compute_markdown
 from nasctl.report.page import headline
+from nasctl.report.verified import verified_markdown
 from nasctl.report.view import (
     Point,
     RunView,
@@ -22,6 +24,7 @@ from nasctl.report.view import (
     staircase,
     tabled,
 )
+from nasctl.stopping import stopped_line
 
 INK, MUTED, FRONT, NEAR, DOMINATED = "#16202e", "#5c6b7f", "#1558d6", "#6f9bea", "#aab4c2"
 
@@ -99,11 +102,14 @@ def markdown(view: RunView, picture: str) -> str:
     )
     lines += [
         f"- Trials: {counts or 'none'}",
+        *([f"- {text.md(early)}"] if (early := stopped_line(view.front.get("stopped"))) else []),
         f"- Hypervolume: {text.significant(view.front['hypervolume'], 4)} "
         f"(reference point: {text.md(reference)})",
         f"- Wall time: {text.duration(view.seconds)}",
         *(f"- {text.md(line)}" for line in halving_lines(view.front.get("halving"))),
         "",
+        *verified_markdown(view),
+        *compute_markdown(view),
         "```",
         view.command.replace("```", ""),
         "```",

@@ -8,11 +8,13 @@ from typing import Any
 
 from nasctl.arch import Architecture
 from nasctl.report import text
+from nasctl.report.compute import chart_rows, compute_section, marginal_title
 from nasctl.report.halving import halving_section
 from nasctl.report.html import document, e, tile
 from nasctl.report.members import members_table
 from nasctl.report.references import references_table
 from nasctl.report.sections import evidence, latency_table, search, setup
+from nasctl.report.verified import verified_chart, verified_rows, verified_section
 from nasctl.report.view import (
     Point,
     RunView,
@@ -23,6 +25,7 @@ from nasctl.report.view import (
     reference_points,
     tabled,
 )
+from nasctl.stopping import stopped_line
 
 _STATES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 
@@ -37,11 +40,13 @@ def page(view: RunView, *, css: str, script: str, plotly: str) -> str:
             _header(view, found),
             _figures(view, found),
             _front(view, found),
+            verified_section(view),
             members_table(view, found, networks),
             references_table(view),
             evidence(view, found),
             search(view),
             halving_section(view),
+            compute_section(view),
             latency_table(view),
             setup(view),
         )
@@ -69,9 +74,14 @@ def chart_data(view: RunView, found: Sequence[Point]) -> dict[str, Any]:
     axes = charted(view)
     shown = tabled(view)
     return {
+        "verified": verified_chart(view),
         "y": _axis(view, y),
         "xs": [_axis(view, m) for m in axes],
-        "points": [_point(p, [y, *axes], shown) for p in found],
+        "points": [
+            point | {"rows": [*point["rows"], *verified_rows(view, p.arch_id)]}
+            for p in found
+            for point in [_point(p, [y, *axes], shown)]
+        ],
         "references": [
             # By name: a candidate may be the same network.
             _point(p, [y, *axes], shown) | {"id": p.name, "network": p.arch_id}
@@ -79,6 +89,8 @@ def chart_data(view: RunView, found: Sequence[Point]) -> dict[str, Any]:
         ],
         "hypervolume": [[n, v] for n, v in view.hypervolume_history if math.isfinite(v)],
         "final": view.front["hypervolume"],
+        "marginal": chart_rows(view),
+        "marginalTitle": marginal_title(view),
         "calibration": [
             {
                 "id": p.arch_id,
@@ -180,6 +192,8 @@ def _header(view: RunView, found: Sequence[Point]) -> str:
         if view.unfinished
         else ""
     )
+    if early := stopped_line(view.front.get("stopped")):
+        note += f'<p class="notice">{e(early[:1].upper() + early[1:])}.</p>'
     return (
         f'<header><p class="brand">nasctl · architecture search</p><h1>{e(view.name)}</h1>'
         f'<p class="lead">{e(headline(view, found))}</p><p class="goals">{goals}</p>{note}</header>'

@@ -94,6 +94,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def percent(share: float) -> str:
+    """`90 %`."""
+    return f"{100 * share:g} %"
+
+
 def plural(count: int, noun: str) -> str:
     """`1 trial`, `1,200 trials`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -60,6 +60,8 @@ class RunView:
         seconds: wall time of the whole search, all sessions together.
         block_costs: costs block by block for the drawings, or None.
         unfinished: whether the same command would go on.
+        compute: the compute ledger (`nasctl.compute`), or None.
+        verified: the object of verified.json (`nasctl.verification`), or None.
     """
 
     name: str
@@ -77,6 +79,8 @@ class RunView:
     seconds: float = 0.0
     block_costs: BlockCosts | None = None
     unfinished: bool = False
+    compute: Mapping[str, Any] | None = None
+    verified: Mapping[str, Any] | None = None
 
     @property
     def objectives(self) -> Mapping[str, Direction]:
@@ -232,6 +236,11 @@ def remark(reference: Mapping[str, Any]) -> str:
     Args:
         reference: as front.json has it.
     """
+    begins = f"began with {reference['weights']}" if "weights" in reference else ""
+    return "; ".join(part for part in (begins, _result_of(reference)) if part)
+
+
+def _result_of(reference: Mapping[str, Any]) -> str:
     if reference["state"] == State.FAILED.value:
         return f"failed: {' '.join(str(reference['error']).split())}"
     if reference["state"] != State.COMPLETE.value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -29,14 +30,15 @@ def render_html(view: RunView) -> str:
     The charts are drawn by the `basic` bundle of plotly.js (MIT, nasctl/assets), which is inlined:
     the page works from a file, offline, and in a frame that allows nothing but scripts.
     """
-    return page(view, **inlined("report"))
+    return page(view, **inlined("report", "verified"))
 
 
-def inlined(name: str) -> dict[str, str]:
+def inlined(name: str, *more: str) -> dict[str, str]:
     """What a page carries with it: the style and the script that all reports share, and its own.
 
     Args:
         name: of its script, and of its style where it has one.
+        more: scripts that run before that.
 
     Returns:
         `css`, `script` and `plotly`.
@@ -44,7 +46,7 @@ def inlined(name: str) -> dict[str, str]:
     styles = dict.fromkeys(("report.css", f"{name}.css"))
     return {
         "css": "\n".join(map(_asset, styles)),
-        "script": "\n".join(map(_asset, ("charts.js", f"{name}.js"))),
+        "script": "\n".join(_asset(f"{n}.js") for n in ("charts", *more, name)),
         "plotly": _asset("plotly-basic.min.js"),
     }
 
@@ -61,7 +63,8 @@ def write_report(view: RunView, target: Path) -> list[Path]:
         target: the HTML file (`.html`), or a folder, in which it will be `report.html`.
 
     Returns:
-        The files: HTML, PNG, CSV, Markdown, all with the same stem.
+        The files: HTML, PNG, CSV, Markdown, and the compute ledger as JSON where there is one, all
+        with the same stem.
 
     Raises:
         EnvironmentProblemError: they cannot be written. Older files of these names are then as
@@ -75,6 +78,9 @@ def write_report(view: RunView, target: Path) -> list[Path]:
         page_file.with_suffix(".csv"): trials_csv(view).encode(),
         page_file.with_suffix(".md"): markdown(view, png.name).encode(),
     }
+    if view.compute is not None:
+        ledger = json.dumps(view.compute, indent=2, allow_nan=False)
+        contents[page_file.with_suffix(".compute.json")] = f"{ledger}\n".encode()
     write_together(contents)
     return list(contents)
 

@@ -6,14 +6,15 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from nasctl.fields import canonical_json
 from nasctl.tracking.address import VARIABLE, check_uri
+from nasctl.tracking.models import LAYOUT, LoggedModel, ModelFile, log_missing
 from nasctl.tracking.store import GoneError, ProjectionState, Store, sqlite_path
 from nasctl.tracking.text import has_password, redact
 from nasctl.tracking.view import RunRecords, RunView, view_run
@@ -68,11 +69,13 @@ class ProjectionResult:
         sent: runs and files written now.
         pending: runs and files still to be written.
         problem: one line with the cause, None if everything went well.
+        models: by name, what MLflow loads each logged model by.
     """
 
     sent: int
     pending: int
     problem: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,16 @@ class _Upload:
     @property
     def place(self) -> tuple[str, str]:
         return self.run_key, f"{self.folder}/{self.path.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What the store should have of a run."""
+
+    uid: str
+    views: list[RunView]
+    uploads: list[_Upload]
+    models: list[ModelFile]
 
 
 def project(
@@ -108,7 +121,12 @@ def project(
         What was written and what is left. Never raises for a fault of the store.
     """
     views = view_run(records)
-    uploads = list(_uploads(records, views, state)) if settings.artifacts else []
+    wanted = _Wanted(
+        uid=records.uid,
+        views=views,
+        uploads=list(_uploads(records, views, state)) if settings.artifacts else [],
+        models=list(_models(records, views, state)) if settings.artifacts else [],
+    )
 
     def out_of_time() -> bool:
         return interrupted() or (deadline is not None and time.monotonic() > deadline)
@@ -119,7 +137,7 @@ def project(
     for _ in range(2):
         try:
             problem = None
-            for count in _steps(records.uid, views, uploads, settings, state):
+            for count in _steps(wanted, settings, state):
                 sent += count
                 if out_of_time():
                     break
@@ -131,8 +149,10 @@ def project(
             problem = explain(error, settings)
             break
     pending = sum(not _is_there(view, state) for view in views)
-    pending += sum(state.artifacts.get(u.place) != u.sha256 for u in uploads)
-    return ProjectionResult(sent=sent, pending=pending, problem=problem)
+    pending += sum(state.artifacts.get(u.place) != u.sha256 for u in wanted.uploads)
+    pending += sum(not _is_logged(model, state) for model in wanted.models)
+    uris = {name: model.uri for name, model in (state.models or {}).items()}
+    return ProjectionResult(sent=sent, pending=pending, problem=problem, models=uris)
 
 
 def _is_there(view: RunView, state: ProjectionState) -> bool:
@@ -140,14 +160,14 @@ def _is_there(view: RunView, state: ProjectionState) -> bool:
     return known is not None and known.view == view
 
 
-def _steps(
-    uid: str,
-    views: list[RunView],
-    uploads: list[_Upload],
-    settings: TrackingSettings,
-    state: ProjectionState,
-) -> Iterator[int]:
+def _is_logged(model: ModelFile, state: ProjectionState) -> bool:
+    known, run = (state.models or {}).get(model.name), state.runs.get(model.run_key)
+    return known is not None and run is not None and known.is_of(model, run.run_id)
+
+
+def _steps(wanted: _Wanted, settings: TrackingSettings, state: ProjectionState) -> Iterator[int]:
     """One write after the other; yields 1 after each, so that the caller may stop between."""
+    views, uploads = wanted.views, wanted.uploads
     if state.store is None:
         state.store = Store(
             settings.store_uri, settings.experiment, settings.artifact_root, settings.timeout_s
@@ -155,7 +175,7 @@ def _steps(
         yield 0
     store = state.store
     if not state.adopted:
-        _adopt(uid, views, uploads, state, store)
+        _adopt(wanted.uid, views, uploads, state, store)
         yield 0
     parent_key = views[0].key
     for view in views:
@@ -176,6 +196,19 @@ def _steps(
             yield 1
     if uploads:
         store.mark_artifacts(state.runs[parent_key], _uploads_digest(uploads))
+    yield from _log_models(wanted, state, store)
+
+
+def _log_models(wanted: _Wanted, state: ProjectionState, store: Store) -> Iterator[int]:
+    if all(_is_logged(model, state) for model in wanted.models):
+        return
+    state.models = None  # until it is known how far this came
+    known: dict[str, LoggedModel] = {}
+    files = [(model, state.runs[model.run_key]) for model in wanted.models]
+    for model, is_new in log_missing(store, wanted.uid, files):
+        known[model.name] = model
+        yield int(is_new)
+    state.models = known
 
 
 def _adopt(
@@ -216,10 +249,7 @@ def _uploads(
     records: RunRecords, views: list[RunView], state: ProjectionState
 ) -> Iterator[_Upload]:
     """Files with the run that they belong to; while a search runs only the small ones."""
-    owners: dict[str, str] = {}
-    for view in views[1:]:
-        if view.status == "FINISHED":
-            owners.setdefault(view.params["arch_id"], view.key)
+    owners = _owners(views)
     live = views[0].status == "RUNNING"
     for path, folder in records.artifacts():
         try:
@@ -231,6 +261,33 @@ def _uploads(
             continue  # being replaced at this moment; the next projection sees it
         owner = owners.get(_network_of(path.name), views[0].key)
         yield _Upload(owner, path, folder.strip("/"), sha256)
+
+
+def _owners(views: list[RunView]) -> dict[str, str]:
+    """By network, the key of the run that its files belong to."""
+    owners: dict[str, str] = {}
+    for view in views[1:]:
+        if view.status == "FINISHED":
+            owners.setdefault(view.params["arch_id"], view.key)
+    return owners
+
+
+def _models(
+    records: RunRecords, views: list[RunView], state: ProjectionState
+) -> Iterator[ModelFile]:
+    owners = _owners(views)
+    for path, example in records.models():
+        try:
+            stamps = [(p, p.stat()) for p in (path, example)]
+            hashes = [_sha256(p, (s.st_mtime_ns, s.st_size), state) for p, s in stamps]
+        except FileNotFoundError:
+            continue  # being replaced at this moment; the next projection sees it
+        yield ModelFile(
+            run_key=owners.get(_network_of(path.name), views[0].key),
+            path=path,
+            example=example,
+            digest=hashlib.sha256(canonical_json([LAYOUT, *hashes]).encode()).hexdigest()[:16],
+        )
 
 
 def _network_of(name: str) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from nasctl.tracking.charts import saved_view
+from nasctl.tracking.models import LoggedModel
 from nasctl.tracking.text import VIEW_KEY
 from nasctl.tracking.view import RunView
 
@@ -76,11 +77,12 @@ class ProjectionState:
     runs: dict[str, Sent] = field(default_factory=dict)
     adopted: bool = False
     artifacts: dict[tuple[str, str], str] = field(default_factory=dict)
+    models: dict[str, LoggedModel] | None = None
     hashes: dict[Path, tuple[tuple[int, int], str]] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Nothing is known to be in the store any more."""
-        self.store, self.adopted = None, False
+        self.store, self.adopted, self.models = None, False, None
         self.runs.clear()
         self.artifacts.clear()
 
@@ -181,7 +183,7 @@ class Store:
         return str(found.experiment_id)
 
     @contextlib.contextmanager
-    def _noticing_loss(self) -> Iterator[None]:
+    def noticing_loss(self) -> Iterator[None]:
         try:
             yield
         except self._mlflow.exceptions.MlflowException as error:
@@ -229,7 +231,7 @@ class Store:
         tags = dict(view.tags)
         if parent_id is not None:
             tags["mlflow.parentRunId"] = parent_id
-        with self._noticing_loss():
+        with self.noticing_loss():
             if sent is not None and int(sent.tags.get("nasctl.attempt", "1")) != view.attempt:
                 self.client.delete_run(sent.run_id)
                 sent = None
@@ -331,7 +333,7 @@ class Store:
 
     def upload(self, sent: Sent, path: Path, folder: str) -> None:
         """Stores one file under `folder` of the run's artifacts, replacing its old version."""
-        with self._noticing_loss():
+        with self.noticing_loss():
             self.client.log_artifact(sent.run_id, str(path), folder or None)
 
     def mark_artifacts(self, sent: Sent, digest: str) -> None:

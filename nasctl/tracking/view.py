@@ -26,12 +26,19 @@ from nasctl.tracking.text import (
     safe_names,
     value_text,
 )
+from nasctl.tracking.verification import link_tags, verification_note, verified_metrics
 from nasctl.trial import State, Trial
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-VOLATILE = ("trials", "executor", "tracking", "progress", "output_dir")
+VOLATILE = ("trials", "executor", "tracking", "progress", "output_dir", "stop", "price")
 """Settings that may change when a run is continued; MLflow's parameters cannot, its tags can."""
+
+RISING = ("verify.max_seeds",)
+"""Keys of other sections that may change likewise."""
+
+KEY = "weights"
+"""Of a reference network that began with some, among its choices and in the section `init`."""
 
 _TRIAL_STATUS: dict[State, Status] = {
     State.RUNNING: "RUNNING",
@@ -81,10 +88,22 @@ class RunRecords(Protocol):
         """Of an ablation, so far."""
 
     @property
+    def verification(self) -> Mapping[str, Any] | None:
+        """Of a verification: `run` and `run_uid` of its search, and more."""
+
+    @property
+    def verified(self) -> Mapping[str, Any] | None:
+        """Of a verification, so far: the object of verified.json."""
+
+    @property
     def rejected_count(self) -> int: ...
     @property
     def measurements(self) -> Mapping[str, Mapping[str, Any]]:
         """By architecture id, what was measured of the whole network: `p50_ms`, ..."""
+
+    @property
+    def compute(self) -> Mapping[str, Any] | None:
+        """The compute ledger (`nasctl.compute`) of a search."""
 
     @property
     def latency_device(self) -> Mapping[str, str]:
@@ -98,6 +117,9 @@ class RunRecords(Protocol):
     def front_ids(self) -> Set[str]: ...
     def artifacts(self) -> Sequence[tuple[Path, str]]:
         """(file, folder); a file named after an architecture id belongs to that trial's run."""
+
+    def models(self) -> Sequence[tuple[Path, Path]]:
+        """(ONNX file, example of its input), named after architecture ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +260,8 @@ def search_view(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -
     ends = {t.number: _ms(t.started_at + t.seconds) for t in everything}
     start = _ms(min((t.started_at for t in everything), default=0.0))
     config = dict(flatten(records.config))
-    fixed = {k: v for k, v in config.items() if k.split(".")[0] not in VOLATILE}
-    moving = {k: v for k, v in config.items() if k.split(".")[0] in VOLATILE}
+    moving = {k: v for k, v in config.items() if k.split(".")[0] in VOLATILE or k in RISING}
+    fixed = {k: v for k, v in config.items() if k not in moving}
     tags = {
         **{f"config.{k}": value_text(v, TAG_LENGTH) for k, v in moving.items()},
         **{f"env.{k}": value_text(v, TAG_LENGTH) for k, v in records.environment.items()},
@@ -247,13 +269,10 @@ def search_view(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -
         "state": records.status,
         "nasctl.run_uid": records.uid,
         "nasctl.command": value_text(records.command, TAG_LENGTH),
-        "mlflow.note.content": (
-            study_note(records, trials)
-            if records.is_ablation
-            else search_note(records, trials, front)
-        ),
+        "mlflow.note.content": _note(records, trials, front),
         "mlflow.source.name": "nasctl",
         "mlflow.source.type": "LOCAL",
+        **(link_tags(records.verification) if records.verification is not None else {}),
     }
     if records.git_commit:
         tags["mlflow.source.git.commit"] = records.git_commit
@@ -265,9 +284,18 @@ def search_view(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -
         end_ms=None if status == "RUNNING" else max(ends.values(), default=start),
         params={k: value_text(v) for k, v in safe_names(fixed).items()},
         tags=safe_names(tags),
-        points=tuple(_hypervolume_points(records, trials, ends)),
-        latest=safe_names(_progress(records, trials, front)),
+        points=(*_hypervolume_points(records, trials, ends), *_marginal_points(records, ends)),
+        latest=safe_names({**_progress(records, trials, front), **_spent(records)}),
     )
+
+
+def _note(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> str:
+    """What the parent run opens on."""
+    if records.is_ablation:
+        return study_note(records, trials)
+    if records.verification is not None:
+        return verification_note(records, trials)
+    return search_note(records, trials, front)
 
 
 def _hypervolume_points(
@@ -282,6 +310,35 @@ def _hypervolume_points(
             yield Point(key="hypervolume", value=float(value), step=number, timestamp_ms=when)
 
 
+def _marginal_points(records: RunRecords, ends: Mapping[int, int]) -> Iterator[Point]:
+    """What an hour still brought, after each trial."""
+    found = records.compute or {"marginal": (), "unit": ""}
+    for row in found["marginal"]:
+        if row["per_hour"] is not None and math.isfinite(row["per_hour"]):
+            yield Point(
+                key=f"hypervolume_per_{found['unit']}",
+                value=float(row["per_hour"]),
+                step=row["trial"],
+                timestamp_ms=ends.get(row["trial"], 0),
+            )
+
+
+def _spent(records: RunRecords) -> dict[str, float]:
+    """The compute ledger as metrics: `core_hours`, `core_hours_halving`, ...; what was not
+    recorded has none."""
+    found = records.compute
+    if not found:
+        return {}
+    units = ("core_hours", "gpu_hours") if found["total"]["gpu_hours"] else ("core_hours",)
+    spent = {unit: found["total"][unit] for unit in units}
+    if found["total"]["money"] is not None:
+        spent["cost"] = found["total"]["money"]
+    for row in found["rows"]:
+        if row["seconds"] is not None:
+            spent |= {f"{unit}_{row['purpose']}": row[unit] for unit in units}
+    return finite_only(spent)
+
+
 def _progress(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> dict[str, float]:
     progress = {
         f"trials_{state.value.lower()}": float(sum(t.state is state for t in trials))
@@ -289,6 +346,8 @@ def _progress(records: RunRecords, trials: Sequence[Trial], front: Set[str]) -> 
     }
     if records.is_ablation:
         return {**progress, **finite_only(effects(records.verdicts))}
+    if records.verification is not None:
+        return {**progress, **finite_only(verified_metrics(records.verified))}
     progress["trials_rejected"] = float(records.rejected_count)
     progress["front_size"] = float(len(front))
     done = [{**t.cost, **t.metrics} for t in trials if t.state is State.COMPLETE]
@@ -307,11 +366,14 @@ def view_run(records: RunRecords) -> list[RunView]:
     live = records.status == "RUNNING"
     recipe = records.config.get("recipe") or {}
     recipes = arm_recipes(records.study)
+    begun = {**recipe, **{k: v for k, v in (records.config.get("init") or {}).items() if k != KEY}}
     children = [
         trial_view(
             trial,
             uid=records.uid,
-            recipe=recipes.get(str(trial.choices.get("arm")), recipe),
+            recipe=begun
+            if trial.is_reference and KEY in trial.choices
+            else recipes.get(str(trial.choices.get("arm")), recipe),
             pareto=trial.arch_id in front,
             live=live,
             measured=records.measurements.get(trial.arch_id),

@@ -23,6 +23,7 @@ SMALL_STUDY = ["data=digits", "recipe.epochs=1", "learning_rate.policy=shared", 
                "tracking=none", "match_tolerance=0.5"]  # fmt: skip
 NO_LATENCY = ["latency=none", "~objectives.latency_ms"]
 """The ready spaces have hundreds of blocks to time; that they can be is shown elsewhere."""
+UNTIMED = ("docs/tables.md", "docs/compute.md", "docs/new_device.md")
 
 
 def text_of(page: str) -> str:
@@ -51,7 +52,7 @@ def arguments_for_a_test(page: str, arguments: list[str], folder: Path) -> list[
         if any("imagenet" in a for a in arguments):  # its size is the point
             return [*arguments, *NO_LATENCY]
         rungs = ["recipe.epochs=2"] if "fidelity=halving" in arguments else []  # need an epoch more
-        untimed = "spaces/" in page or (page == "docs/tables.md" and "mbv2_space" in arguments)
+        untimed = "spaces/" in page or (page in UNTIMED and "mbv2_space" in arguments)
         return [*arguments, *SMALLER, *rungs, *(NO_LATENCY if untimed else [])]
     if arguments[0] == "ablate":
         if "relu_information_loss" in arguments:

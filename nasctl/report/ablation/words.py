@@ -9,6 +9,7 @@ from nasctl.report import text
 from nasctl.report.ablation.study import (
     ROLES,
     Json,
+    asked,
     baseline,
     confidence,
     control_word,
@@ -40,7 +41,7 @@ def warnings(view: Json) -> list[str]:
             "The null control is not clear: this study saw a difference where there can be none, "
             "so its effects may be no more real."
         )
-    return found
+    return [*found, *view.get("failures", ())]
 
 
 def void(view: Json, comparison: Json) -> str:
@@ -54,12 +55,13 @@ def void(view: Json, comparison: Json) -> str:
 def setting(view: Json) -> Iterator[tuple[str, str]]:
     """Names and values of the setting in which alone the verdicts hold."""
     s = view["setting"]
-    yield "data", str(s.get("data", "–"))
-    images, splits = s.get("validation_images"), s.get("splits") or 1
-    part = f"{s.get('split', '–')}" + (f", {images:,} images" if images else "")
-    yield "measured on", part + (f", {splits} splits" if splits > 1 else "")
+    if s.get("evaluator", "train") == "train":
+        yield "data", str(s.get("data", "–"))
+        images, splits = s.get("validation_images"), s.get("splits") or 1
+        part = f"{s.get('split', '–')}" + (f", {images:,} images" if images else "")
+        yield "measured on", part + (f", {splits} splits" if splits > 1 else "")
     yield "metric", str(s.get("metric", "accuracy"))
-    yield "baseline", str(view["baseline"])
+    yield "baseline", _baseline_network(view)
     yield "design", _DESIGNS.get(str(s.get("design")), str(s.get("design", "–")))
     matched = str(s.get("match", "none"))
     same = f"widths set so that {text.label(matched)} are equal"
@@ -71,14 +73,28 @@ def setting(view: Json) -> Iterator[tuple[str, str]]:
     yield "smallest effect", unit(s).size(s.get("smallest_effect"))
     yield "alpha", rate(s.get("alpha"))
     yield "trained by", str(s.get("evaluator", "–"))
+    for name, source in (s.get("plugins") or {}).items():
+        yield f"plugin {name}", f"source {str(source)[:12]}"
     if s.get("recipe"):
         yield "recipe", ", ".join(f"{k} {text.scalar(v)}" for k, v in s["recipe"].items())
     for name, value in (s.get("environment") or {}).items():
         yield name, str(value)
     for name, value in (s.get("latency_device") or {}).items():
         yield f"latency {name}", str(value)
-    if view.get("version"):
+    if view.get("version") and "nasctl" not in (s.get("environment") or {}):
         yield "nasctl", str(view["version"])
+
+
+def _baseline_network(view: Json) -> str:
+    """Its blocks, those that are alike only once: the network that verdicts are about."""
+    parts: list[list[str]] = []
+    for line in view.get("baseline_blocks", ()):
+        if parts and parts[-1][0] == line:
+            parts[-1].append(line)
+        else:
+            parts.append([line])
+    shown = [f"{len(p)} × {p[0]}" if len(p) > 1 else p[0] for p in parts]
+    return ", ".join(shown) or str(view["baseline"])
 
 
 def statistics(view: Json) -> list[str]:
@@ -113,7 +129,7 @@ def statistics(view: Json) -> list[str]:
     found += seeds_raised(s)
     floors = [
         (int(c.get("n") or 0), c["sign_flip_smallest"])
-        for c in view["comparisons"]
+        for c in asked(view)
         if c.get("sign_flip_smallest") is not None
     ]
     if floors:

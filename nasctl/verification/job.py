@@ -1,0 +1,114 @@
+"""Layer 4: what the workers of a verification run: a training, then the test split, once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasctl.data_readers import Images, Labels
+from nasctl.dataset import Dataset
+from nasctl.evaluate import TrainingJob, weights_name
+from nasctl.kept_files import TEST
+from nasctl.trial import EpochMetrics, Work
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opened:
+    """A data set whose test split is open.
+
+    Attributes:
+        seen: what trainings see: without the test split.
+        test_images, test_labels: None where there is no test split.
+    """
+
+    seen: Dataset
+    test_images: Images | None
+    test_labels: Labels | None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Opened:
+        return cls(
+            seen=dataset.without_test(),
+            test_images=dataset.test_images,
+            test_labels=dataset.test_labels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationJob:
+    """Trains on the training split, and judges the finished network on the test split; picklable.
+
+    Attributes:
+        inner: the training, without data.
+        published: ids of reference networks, which are not of the family.
+        data: with the test split.
+    """
+
+    inner: TrainingJob
+    published: frozenset[str] = frozenset()
+    data: Opened | None = None
+
+    @property
+    def payload(self) -> Opened | None:
+        """The data: what is shared between workers instead of being copied to each."""
+        return self.data
+
+    def with_payload(self, payload: Opened | None) -> VerificationJob:
+        """The same job with other data."""
+        return dataclasses.replace(self, data=payload)
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """What a worker writes into, by name."""
+        return self.inner.folders
+
+    def with_folders(self, folders: Mapping[str, str]) -> VerificationJob:
+        """The same job, writing elsewhere."""
+        return dataclasses.replace(self, inner=self.inner.with_folders(folders))
+
+    def prepare(self) -> None:
+        """Once per worker process."""
+        self.inner.prepare()
+
+    def __call__(self, work: Work) -> Iterator[Mapping[str, float]]:
+        """One dict per epoch; the last one is held back until the test accuracy is in it."""
+        assert self.data is not None, "the job was started without its data"
+        inner = dataclasses.replace(self.inner, dataset=self.data.seen)
+        if work.architecture.id in self.published:
+            inner = dataclasses.replace(inner, family=None)
+        number, held = 0, None
+        for metrics in inner(work):
+            if held is not None:
+                yield held
+            number = metrics.epoch if isinstance(metrics, EpochMetrics) else number + 1
+            held = EpochMetrics(metrics, number)
+            if number < work.epochs:  # before it goes on: checkpoints are of epochs that are known
+                yield held
+                held = None
+        if held is None:
+            return
+        if self.data.test_labels is not None:
+            held[TEST] = self._judged(inner, work, self.data)
+        yield held
+
+    def _judged(self, inner: TrainingJob, work: Work, data: Opened) -> float:
+        """The accuracy of the finished network on the test split, from the weights that it left."""
+        from nasctl.train_setup import evaluate
+        from nasctl.weights import load_weights
+
+        assert inner.weights is not None, "verified networks keep their weights"
+        model: Any = inner.built(work)
+        load_weights(Path(inner.weights) / weights_name(work.architecture.id, work.seed), model)
+        assert data.test_images is not None
+        assert data.test_labels is not None
+        accuracy, _ = evaluate(
+            model,
+            data.test_images,
+            data.test_labels,
+            inner.recipe,
+            normalisation=data.seen.normalisation,
+        )
+        return accuracy

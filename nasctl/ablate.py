@@ -223,7 +223,7 @@ class _Ablation:
         study = self._study
         shared = read_shared(Path(self._config.output_dir), self._directory)
         plan = self._plan(shared)
-        most = len(study.arms) * (study.last + len(study.rates.factors) * study.rates.seeds)
+        most = study.trainings(study.last)
         settings = EngineSettings(
             objectives={study.metric: "max"},
             constraints={},

@@ -148,7 +148,11 @@ class _Asked:
         )
 
     def _sample(self) -> list[Architecture]:
-        return prepare.sample_architectures(self._problem.family, seed=self._config.seed)
+        family = self._problem.family
+        sample = prepare.sample_architectures(family, seed=self._config.seed)
+        if family.blocks is None:  # then the table has the blocks of the sample: these as well
+            sample += [t.architecture for t in self._trials]
+        return list({a.id: a for a in sample}.values())
 
     # -- another device -----------------------------------------------------------------------
 

@@ -161,7 +161,10 @@ def carry_out(
     try:
         work(tracking)
         return finish("FINISHED")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        # Within an import of compiled code a signal becomes an ImportError.
+        if isinstance(error, ImportError) and not stop.exit_code:
+            raise
         finish("INTERRUPTED")
         raise interrupted(stop, request.command) from None
     except InterruptedSearchError:

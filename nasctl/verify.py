@@ -28,7 +28,7 @@ from nasctl.ledger import Ledger
 from nasctl.planned import NoSampler
 from nasctl.prepare import Problem
 from nasctl.pricing import latency_place, latency_settings, network_builder
-from nasctl.records import RunRecords
+from nasctl.records import LEDGER, RunRecords
 from nasctl.resources import note_measuring, note_resources
 from nasctl.rundir import OpenRun
 from nasctl.runflow import (
@@ -45,7 +45,7 @@ from nasctl.trial import State, Trial
 from nasctl.verification.begin import described, settle
 from nasctl.verification.checks import check_data, check_run, finalists_for, seeds_for
 from nasctl.verification.exports import FOLDER, Timing, delivered, evaluations
-from nasctl.verification.finalists import Finalist
+from nasctl.verification.finalists import finalists_of
 from nasctl.verification.job import Opened, VerificationJob
 from nasctl.verification.judging import judge
 from nasctl.verification.openings import note_opening
@@ -151,7 +151,8 @@ class _Verification:
         self._display = request.display
         stored = run.ledger.meta("verification")
         types = request.registry.blocks
-        self._finalists = [Finalist.from_json(f, types) for f in stored["finalists"]]
+        where = str(run.directory / LEDGER)
+        self._finalists = finalists_of(stored["finalists"], types, where=where)
         self._is_open = False
         self._limits = [Limit(start=start, seeds=seeds) for start, seeds in stored["limits"]]
 

@@ -152,7 +152,7 @@ class TestProfiles:
             ("data: 3", "data: expected the name of an option, got 3"),
             ("profile: cpu", "profile: a profile cannot choose or change profiles"),
             ("'~seed': 3", "~seed: expected a dotted key such as recipe.epochs"),
-            ("seeds: 1", "seeds: expected a number from 2 to 1000, got 1"),
+            ("seeds: 1", "seeds: expected a whole number from 2 to 1000, or min and max, got 1"),
             ("data.path: ???", "data.path: needs a value; data.path=..."),
             ("recipe: {lr: 0}", "recipe.lr: must be more than 0, got 0"),
         ],

@@ -52,6 +52,10 @@ REFUSED = {
         BASED + "baseline: {blocks: [conv]}\nfactors: {a: [1, 2]}\n",
         "my.yaml:2: baseline.blocks.0: expected `key: value` lines, got 'conv'",
     ),
+    "an effect in points": (
+        FACTOR + "decision: {smallest_effect: 2}\n",
+        "my.yaml:4: decision.smallest_effect: accuracy is a fraction: 2 would be 200 points",
+    ),
     "no factors": (STUDY, "my.yaml: factors: at least one is needed"),
     "one level": (STUDY + "factors: {a: [1]}\n", "my.yaml:3: factors.a: at least two are needed"),
     "a level twice": (
@@ -162,9 +166,9 @@ REFUSED = {
     ),
     "one seed": (
         FACTOR + "seeds: 1\n",
-        "my.yaml:4: seeds: expected a number from 2 to 1000, got 1",
+        "my.yaml:4: seeds: expected a whole number from 2 to 1000, or min and max, got 1",
     ),
-    "seeds as text": (FACTOR + "seeds: x\n", "my.yaml:4: seeds: expected `key: value` lines"),
+    "seeds as text": (FACTOR + "seeds: x\n", "my.yaml:4: seeds: expected a whole number from 2"),
     "fewer at most": (
         FACTOR + "seeds: {min: 12}\n",
         "my.yaml:4: seeds.max: must be at least seeds.min=12, got 10",

@@ -12,6 +12,7 @@ import scipy.stats
 
 from nasctl.effects.crossing import crossing_probability
 from nasctl.effects.paired import t_test
+from nasctl.effects.power import power
 from nasctl.effects.sequential import Looks
 from nasctl.stats import t_interval
 
@@ -105,6 +106,15 @@ def test_one_look_is_a_t_test() -> None:
     assert looks.levels(0.05) == (0.05,)
     assert looks.constant(0.05) == pytest.approx(1.959964, abs=1e-6)
     assert looks.adjusted_effect(values, 0.05) == 2.5
+
+
+@pytest.mark.parametrize(("n", "effect"), [(3, 2.0), (5, 1.7), (12, 0.9)])
+def test_power_is_that_of_the_t_test_at_one_look_and_less_at_several(n: int, effect: float) -> None:
+    once = Looks((n,)).power(2 * effect, sd=2.0, alpha=0.05)
+    assert once == pytest.approx(power(effect, n=n, sd=1.0), abs=0.015)
+    several = Looks.every(2, n).power(2 * effect, sd=2.0, alpha=0.05)
+    assert 0.5 * once < several < once - 0.02
+    assert Looks.every(2, n).power(1e-9, sd=2.0, alpha=0.05) == pytest.approx(0.05, abs=0.01)
 
 
 def test_the_boundary_has_its_shape() -> None:

@@ -17,6 +17,7 @@ from nasctl.ablation.sentences import amount
 from nasctl.ablation.study import Study
 from nasctl.ablation.text import aligned
 from nasctl.effects import power
+from nasctl.effects.sequential import Looks
 from nasctl.environment import worker_count
 from nasctl.evaluate import TrainingJob
 from nasctl.plugins import Registry
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 TIMED_STEPS = 8
 POWER = 0.8
+MOST_LOOKED = 30
+"""Seeds up to which looks are simulated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +67,22 @@ class Outlook:
         sd = power.sd_of_differences(self.noise.sd, self.noise.correlation)
         return power.detectable_effect(n=n, sd=sd, alpha=self.study.alpha, target=POWER)
 
-    def trainings(self, seeds: int) -> int:
-        """Of all arms on that many seeds, learning rates included."""
-        return len(self.study.arms) * seeds + self._rate_trainings
-
-    @property
-    def _rate_trainings(self) -> int:
-        variants = {a.variant for a in self.study.arms.values()}
-        return len(variants) * len(self.study.rates.factors) * self.study.rates.seeds
+    def seeds_needed(self) -> tuple[int | None, int | None]:
+        """Seeds that find the smallest effect that matters with a power of 80 %, one comparison: at
+        one look, and at most where there is a look after every seed from the first of this study
+        on. None: no number that is worth naming."""
+        study = self.study
+        sd = power.sd_of_differences(self.noise.sd, self.noise.correlation)
+        if not study.smallest_effect:
+            return None, None
+        effect, alpha = study.smallest_effect, study.alpha
+        once = power.units_needed(effect, sd=sd, alpha=alpha, target=POWER)
+        if once is None or once > MOST_LOOKED:
+            return once, None
+        last = max(once, study.first)
+        while Looks.every(study.first, last).power(effect, sd=sd, alpha=alpha) < POWER:
+            last += 1
+        return once, last
 
     def total_seconds(self, seeds: int) -> float | None:
         """On all workers."""
@@ -99,12 +110,16 @@ class Outlook:
                 for a in study.arms.values()
             ],
             "comparisons": [c.name for c in study.comparisons],
-            "trainings": {"min": self.trainings(study.first), "max": self.trainings(study.last)},
+            "trainings": {
+                "min": study.trainings(study.first),
+                "max": study.trainings(study.last),
+            },
             "seconds": {
                 "min": self.total_seconds(study.first),
                 "max": self.total_seconds(study.last),
             },
             "noise": dataclasses.asdict(self.noise),
+            "seeds_needed": dict(zip(("once", "looked"), self.seeds_needed(), strict=True)),
             "detectable": {str(n): self.detectable(n) for n in self._worth_showing()},
         }
 
@@ -138,9 +153,9 @@ class Outlook:
         for seeds in dict.fromkeys((study.first, study.last)):
             total = self.total_seconds(seeds)
             duration = f", about {total / 60:.1f} min on {self.workers} workers" if total else ""
-            yield f"{seeds} seeds: {self.trainings(seeds)} trainings{duration}"
-        if self._rate_trainings:
-            yield f"({self._rate_trainings} of them choose the learning rate of each arm)"
+            yield f"{seeds} seeds: {study.trainings(seeds)} trainings{duration}"
+        if rates := study.rate_trainings():
+            yield f"({rates} of them choose the learning rate of each arm)"
         yield ""
         least = amount(study.smallest_effect, study.metric, sign=False)
         yield (
@@ -150,16 +165,13 @@ class Outlook:
         for n in self._worth_showing():
             shown = amount(self.detectable(n), study.metric, sign=False)
             yield f"  {n:>4} seeds see a difference of {shown} four times in five"
-        sd = power.sd_of_differences(self.noise.sd, self.noise.correlation)
+        once, looked = self.seeds_needed()
         if study.smallest_effect > 0:
-            needed = power.units_needed(
-                study.smallest_effect, sd=sd, alpha=study.alpha, target=POWER
-            )
-            yield f"  for the smallest effect that matters ({least}): {needed} seeds"
-        yield (
-            "  for one comparison at one look; several comparisons, or looks after every seed, "
-            "need more"
-        )
+            needed = f"{once} seeds" if once else "more seeds than anyone has"
+            if looked is not None and study.last > study.first:
+                needed += f" at one look, seeds.max={looked} with looks from {study.first} on"
+            yield f"  for the smallest effect that matters ({least}): {needed}"
+        yield "  for one comparison at one look; several comparisons, or more looks, need more"
 
 
 def look_ahead(config: AblationConfig, registry: Registry, check_recipe: CheckRecipe) -> Outlook:

@@ -110,6 +110,15 @@ class Study:
             }
         )
 
+    def rate_trainings(self) -> int:
+        """How many choose learning rates: arms that train alike share them."""
+        variants = {a.variant for a in self.arms.values()}
+        return len(variants) * len(self.rates.factors) * self.rates.seeds
+
+    def trainings(self, seeds: int) -> int:
+        """Of all arms on that many seeds, with those that choose learning rates."""
+        return len(self.arms) * seeds + self.rate_trainings()
+
     def families(self) -> list[list[Comparison]]:
         """What is corrected together: the claims, the rest of the design, each control alone."""
         controls = [c for c in self.comparisons if c.kind.endswith("_control")]

@@ -131,10 +131,10 @@ def as_seeds(value: object) -> object:
     Raises:
         ValueError: a number that neither could be.
     """
-    if type(value) is not int:
+    if value is None or isinstance(value, dict | list):
         return value
-    if not 2 <= value <= MOST_SEEDS:
-        raise ValueError(f"expected a number from 2 to {MOST_SEEDS}")
+    if type(value) is not int or not 2 <= value <= MOST_SEEDS:
+        raise ValueError(f"expected a whole number from 2 to {MOST_SEEDS}, or min and max")
     return {"min": value, "max": value}
 
 

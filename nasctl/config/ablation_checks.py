@@ -6,6 +6,7 @@ left to the schema, existence of what only a family or a block knows to `nasctl.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,11 @@ def ablation_contradictions(data: Mapping[str, Any]) -> list[Problem]:
         problems.append(
             (("evaluator",), f"{data['evaluator']} is for searches; an ablation trains: use train")
         )
-    metric = section_of(data, "decision").get("metric")
+    decision = section_of(data, "decision")
+    metric, smallest = decision.get("metric"), decision.get("smallest_effect")
+    if metric == "accuracy" and isinstance(smallest, int | float) and 1 <= smallest < math.inf:
+        why = f"accuracy is a fraction: {smallest:g} would be {100 * smallest:g} points"
+        problems.append((("decision", "smallest_effect"), why))
     if data.get("evaluator") == "train" and isinstance(metric, str) and metric != "accuracy":
         why = unknown("metric", metric, ["accuracy"])
         problems.append((("decision", "metric"), f"{why}: what evaluator=train measures"))

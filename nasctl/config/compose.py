@@ -218,7 +218,8 @@ def _read(text: str, schema: Schema[Any]) -> tuple[Any, Any] | str:
     except (HydraException, ValueError, RecursionError):
         quoting = f"quote the value: '{key}=\"{value}\"'" if value else "expected KEY=VALUE"
         if value.startswith("[") and value.endswith("]"):
-            quoting = f"quote what is in the list: '{key}=[\"{value[1:-1]}\"]'"
+            items = ", ".join(f'"{item.strip()}"' for item in value[1:-1].split(","))
+            quoting = f"quote what is in the list: '{key}=[{items}]'"
         return f"{named}: cannot be read; {quoting}"
     parts = tuple(parsed.key_or_group.split("."))
     message = _override_problem(parsed, parts, parsed_value, value, schema)

@@ -130,6 +130,25 @@ class Looks:
             return 0.0
         return _crossing(self.schedule, self.shape, constant)
 
+    def power(self, effect: float, *, sd: float, alpha: float) -> float:
+        """The chance that the boundary is crossed at some look, for normal differences.
+
+        From `DRAWS` simulated studies and their mirror images: right to .01.
+
+        Args:
+            effect: true mean difference.
+            sd: true standard deviation of the differences, in the unit of the effect; above 0.
+            alpha: level of the whole schedule.
+        """
+        from scipy.special import stdtrit
+
+        means, errors = _simulated(self.schedule)
+        degrees = np.array(self.schedule) - 1
+        bound = -stdtrit(degrees, np.array(self.levels(alpha)) / 2) * errors
+        ratio = abs(effect) / sd
+        crossed = [(np.abs(ratio + sign * means) >= bound).any(axis=1) for sign in (1.0, -1.0)]
+        return float(np.mean(crossed))
+
     def adjusted_effect(self, values: Sequence[float], alpha: float) -> float:
         """The mean with the bias of stopping early taken off.
 

@@ -32,7 +32,7 @@ def verified_section(view: RunView) -> str:
 {_chart(found, share)}
 {_table(rows, share)}
 {_reasons(rows)}<p class="hint">Intervals are {share}, those of the search 95 %.</p>
-{notes}</section>"""
+{notes}{_files(rows)}</section>"""
 
 
 def _chart(found: Mapping[str, Any], share: str) -> str:
@@ -52,7 +52,6 @@ Numbers: probability to be on the true front.{off}</span></figcaption>\
 
 def _table(rows: list[Promised], share: str) -> str:
     metric = text.label(rows[0].metric) if rows else "accuracy"
-    extras = has_extras(rows)
     latencies = [k for k in ("predicted", "p50", "p90") if any(k in r.latency for r in rows)]
     names = {"predicted": "predicted", "p50": "p50", "p90": "p90"}
     heads = [
@@ -63,12 +62,11 @@ def _table(rows: list[Promised], share: str) -> str:
         *([("Test accuracy", "n")] if any(r.test for r in rows) else []),
         ("On the true front", "n"),
         *((f"Latency {names[k]} (ms)", "n") for k in latencies),
-        *((head[:1].upper() + head[1:], "n") for _, head in extras),
     ]
     head = "".join(
         f'<th scope="col"{f" class={c}" if c else ""}>{e(name)}</th>' for name, c in heads
     )
-    body = "".join(_row(r, latencies, [k for k, _ in extras], share) for r in rows)
+    body = "".join(_row(r, latencies, share) for r in rows)
     return (
         '<div class="scroll"><table class="promised"><thead><tr>'
         f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -83,7 +81,26 @@ def _reasons(rows: list[Promised]) -> str:
     return f'<ul class="reasons">{items}</ul>' if items else ""
 
 
-def _row(row: Promised, latencies: list[str], extras: list[str], share: str) -> str:
+def _files(rows: list[Promised]) -> str:
+    """What finalists are worth as files: exported, and quantised."""
+    extras = has_extras(rows)
+    if not extras:
+        return ""
+    heads = "".join(
+        f'<th scope="col" class="n">{e(head[:1].upper() + head[1:])}</th>' for _, head in extras
+    )
+    body = "".join(
+        f'<tr><th scope="row"><code>{e(r.label)}</code></th>'
+        f"{''.join(_extra(k, r.extras.get(k)) for k, _ in extras)}</tr>"
+        for r in rows
+        if r.extras
+    )
+    return f"""<h3>As files</h3><p class="hint">Exported as ONNX and quantised to int8: of one \
+training of each, the best on validation.</p><div class="scroll"><table class="narrow promised">\
+<thead><tr><th scope="col">Network</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>"""
+
+
+def _row(row: Promised, latencies: list[str], share: str) -> str:
     chance = "–" if row.probability is None else f"{row.probability:.2f}"
     name = f"{e(row.label)}<br><code>{e(row.arch_id)}</code>"
     if row.label == row.arch_id:
@@ -93,7 +110,6 @@ def _row(row: Promised, latencies: list[str], extras: list[str], share: str) -> 
         cells.append(_cell("accuracy", row.test, share))
     cells.append(f'<td class="n">{e(chance)}</td>')
     cells += [_cell("latency_ms", row.latency.get(k), "") for k in latencies]
-    cells += [_extra(k, row.extras.get(k)) for k in extras]
     style = ' class="verified"' if row.on_front else ""
     return (
         f'<tr{style}><th scope="row">{name}</th><td class="became">{e(row.word)}</td>'

@@ -28,7 +28,9 @@ def shrinkage_lines(verified: Mapping[str, Any]) -> Iterator[str]:
     found = verified["shrinkage"]
     metric = found["metric"]
     for split, words in (("val", "fresh validation"), ("test", "test")):
-        groups = found.get(split) or {}
+        groups = dict(found.get(split) or {})
+        if groups and groups["members"]["n"] == groups["finalists"]["n"]:
+            del groups["finalists"]  # they are the same
         parts = [
             f"{_amount(metric, group['mean'])} for {who} ({_n(group, found['confidence'], metric)})"
             for name, who in (("members", "members"), ("finalists", "all finalists"))

@@ -9,7 +9,7 @@ from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.kept_files import VERIFIED
 from nasctl.ledger import Ledger
 from nasctl.prepare import Problem
-from nasctl.records import RunRecords
+from nasctl.records import LEDGER, RunRecords
 from nasctl.verification.finalists import Finalist
 from nasctl.verification.settings import VerifySettings
 
@@ -53,7 +53,7 @@ def settle(
         EnvironmentProblemError: the data has changed.
     """
     stored = ledger.meta("verification")
-    place = f"{source.directory / VERIFIED}"
+    place = source.directory / VERIFIED
     if not isinstance(stored, dict):
         raise EnvironmentProblemError(f"{place}: a run, and no verification; move it away")
     for key, split in (("data", ""), ("test_data", " of the test split")):
@@ -62,14 +62,19 @@ def settle(
                 f"{place}: the data{split} has changed since the verification began; --fresh "
                 "moves it aside and begins anew"
             )
-    was, now = ([(f["arch_id"], f["role"]) for f in v["finalists"]] for v in (stored, new))
+    try:
+        was, now = ([(f["arch_id"], f["role"]) for f in v["finalists"]] for v in (stored, new))
+        limits = [(int(start), int(seeds)) for start, seeds in stored["limits"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EnvironmentProblemError(
+            f"{place / LEDGER}: damaged: {error!r}; --fresh moves it aside and begins anew"
+        ) from None
     if was != now:
         come, gone = len(set(now) - set(was)), len(set(was) - set(now))
         raise ConfigError(
             f"{place}: the run has gone on since the verification began, and has other finalists "
             f"({come} new, {gone} gone); --fresh moves it aside and begins anew"
         )
-    limits = [tuple(limit) for limit in stored["limits"]]
     if settings.max_seeds > limits[-1][1]:
         limits.append((len(ledger.trials()), settings.max_seeds))
         ledger.set_meta(verification={**stored, "limits": limits})

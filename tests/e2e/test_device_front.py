@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+import pytest
+
 from nasctl.history import history_hash
 from tests.e2e.command import DIGITS, Desk
 
@@ -30,6 +32,7 @@ BOARD = ("front", "runs/digits", "--plugin", "by_size", "--device", "board", "--
          "runtime=command", "--latency", "command=[python, bench.py, '{model}']")  # fmt: skip
 
 
+@pytest.mark.slow  # it measures; tests/test_device_front.py has what needs no device
 def test_another_device_has_another_front_among_the_same_networks(desk: Desk) -> None:
     desk.write("digits.yaml", DIGITS)
     desk.write("by_size.py", PLUGIN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nasctl.trial import State
 from tests.e2e.command import Desk
 
@@ -10,6 +12,7 @@ SEARCH = ("search", "digits.yaml", "executor=inline", "tracking=none", "latency=
           "reference=[resnet20_cifar]")  # fmt: skip
 
 
+@pytest.mark.slow  # tests/test_pretrained.py has the parts
 def test_what_was_learned_is_there_from_the_first_epoch(desk: Desk) -> None:
     desk.run(*SEARCH, "name=scratch", "recipe.epochs=4")
     (taught,) = desk.records("scratch").references()

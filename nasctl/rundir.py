@@ -130,8 +130,14 @@ def open_run(
         lock.release()
 
 
-def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """Plugins that are there again, with other code."""
+def _changed(before: object, now: Mapping[str, str]) -> tuple[str, ...]:
+    """Plugins that are there again, with other code.
+
+    Args:
+        before: as the ledger has it; what is damaged is `nasctl doctor`'s to tell.
+    """
+    if not isinstance(before, dict):
+        return ()
     return tuple(name for name, code in now.items() if before.get(name, code) != code)
 
 

@@ -43,7 +43,7 @@ def images(*, test_labels: int = 0) -> Dataset:
     """Two classes of 8 x 8 images; `test_labels` deals the labels of the test split anew."""
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1], 90)
-    pixels = rng.integers(0, 150, (180, 1, 8, 8)) + 60 * labels[:, None, None, None]
+    pixels = rng.integers(0, 150, (180, 1, 8, 8)) + 12 * labels[:, None, None, None]
     pixels = pixels.astype(np.uint8)
     shown = np.random.default_rng(test_labels).permutation(labels[120:])
     return Dataset(

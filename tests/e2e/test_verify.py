@@ -86,3 +86,22 @@ def check_mlflow(desk: Desk, verified: dict[str, object]) -> None:
     assert all("test_accuracy" in r.data.metrics for r in children)
     names = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"verified.json", "promised.csv", "config.yaml"} <= names
+
+
+def test_an_interrupt_leaves_what_is_known_and_the_same_command_goes_on(desk: Desk) -> None:
+    desk.run("search", "toy.yaml", "--plugin", "toy_table", "executor=inline")
+    command = ("verify", "runs/toy", "--plugin", "toy_table", *SMALL)
+    process = desk.start(*command, TOY_SECONDS="0.3")
+    desk.wait_for("toy/verify", process, lambda trials: completed(trials) >= 2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "To continue: nasctl verify runs/toy" in err
+    assert "not trained yet" in out
+    path = desk.folder / "runs" / "toy" / "verified.json"
+    stopped = json.loads(path.read_text())
+    assert stopped["status"] == "INTERRUPTED"
+    assert stopped["places"]["unfinished"] > 0
+    verified = desk.json(*command)
+    assert (verified["status"], verified["places"]["unfinished"]) == ("FINISHED", 0)
+    assert verified["split"] == "val"

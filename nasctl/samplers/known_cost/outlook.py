@@ -4,7 +4,7 @@ A batch of candidates is chosen one after the other by their expected improvemen
 turn out as the model expects (Ginsbourger et al. 2010, "kriging believer"), so that the next is not
 the same again. What the batch adds is then taken from joint samples of the true values of trained
 networks and batch: neighbours are good or bad together, which a sum of improvements would count
-once for each. On a table of known results it came out two to six times too high
+once for each. On a table of known results it came out two to thirteen times too high
 (docs/new_device.md): the model takes the best of many doubtful networks for better than they are.
 So it is told as what a search might add at most.
 """

@@ -57,6 +57,7 @@ class TrainingJob:
             rungs alone are.
         starts: what reference networks begin with, by id of the network; others at random.
         fine_tuning: of those.
+        published: ids of networks that are references, whatever the number of their work.
         dataset: without its test split: a search never sees test data.
     """
 
@@ -69,6 +70,7 @@ class TrainingJob:
     checkpoint_s: float | None = None
     starts: Mapping[str, Pretrained] = field(default_factory=dict)
     fine_tuning: FineTuning | None = None
+    published: frozenset[str] = frozenset()
     dataset: Dataset | None = None
 
     @property
@@ -150,7 +152,7 @@ class TrainingJob:
         from search_spaces import network
 
         build = network.build
-        if self.family is not None and work.number >= 0:  # references are not of the family
+        if self.family is not None and not self._is_reference(work):
             name, options = self.family
             build = _registry(self.plugins).families[name](**options).build or build
         model = build(work.architecture)
@@ -158,9 +160,13 @@ class TrainingJob:
         model.input_shape = work.architecture.input_shape  # type: ignore[assignment]  # a module of torch takes any
         return model
 
+    def _is_reference(self, work: Work) -> bool:
+        """References are not of the family, and may begin with weights of their own."""
+        return work.number < 0 or work.architecture.id in self.published
+
     def _start(self, work: Work) -> Pretrained | None:
         """Of a reference network; a candidate that is the same network begins at random."""
-        return self.starts.get(work.architecture.id) if work.number < 0 else None
+        return self.starts.get(work.architecture.id) if self._is_reference(work) else None
 
     def _checkpoints(self, work: Work, recipe: Recipe, dataset: Dataset) -> Checkpoints | None:
         if self.checkpoints is None:

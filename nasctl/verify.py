@@ -7,6 +7,7 @@ search is only read; the verification has a folder of its own in the run's, with
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from nasctl.runlock import RunLock
 from nasctl.trial import State, Trial
 from nasctl.verification.begin import described, settle
 from nasctl.verification.checks import check_data, check_run, finalists_for, seeds_for
-from nasctl.verification.exports import FOLDER, Timing, delivered, evaluations
+from nasctl.verification.exports import FOLDER, Timing, delivered, evaluations, keep_models
 from nasctl.verification.finalists import finalists_of
 from nasctl.verification.job import Opened, VerificationJob
 from nasctl.verification.judging import judge
@@ -288,6 +289,9 @@ class _Verification:
         count = stored.get("exported_evaluations", 0) + evaluations(new)
         changed = {"delivered": {**before, **new}, "exported_evaluations": count}
         self._ledger.set_meta(verification={**stored, **changed})
+        members = {m["arch_id"] for m in verified_of(RunRecords(self._directory))["members"]}
+        files = [a for i, (a, _) in todo.items() if i in members and "error" not in new[i]]
+        keep_models(self._directory, files, dataset)
 
     def _timing(self, executor: Executor, networks: Sequence[Architecture]) -> Timing | None:
         """How files are timed: where and as the networks were, or not at all."""
@@ -323,10 +327,10 @@ class _Verification:
         if problem.dataset is None:
             return running.make_job(config, problem, registry, self._directory)
         inner = prepare.training_job(config, problem, registry, self._directory)
+        published = frozenset(f.arch_id for f in self._finalists if not f.is_contender)
         return VerificationJob(
-            inner=inner.with_payload(None),
-            published=frozenset(f.arch_id for f in self._finalists if f.role == "reference"),
-            data=Opened.of(problem.dataset),
+            inner=dataclasses.replace(inner.with_payload(None), published=published),
+            data=Opened.of(problem.dataset, inner.starts),
         )
 
     def _train(self, executor: Executor, tracking: Tracking) -> None:

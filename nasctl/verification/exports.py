@@ -7,7 +7,7 @@ the test images, if there are any, and timed side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from nasctl.export.int8 import (
     latencies_of,
     quantise,
 )
+from nasctl.export.models import keep_model
 from nasctl.latency import LatencySettings
 from nasctl.records import RunRecords
 
@@ -120,6 +121,20 @@ def _one(
             judged = accuracy_of(path, images, dataset.test_labels)
             values[f"{name}_accuracy"] = judged.accuracy
     return values
+
+
+def keep_models(directory: Path, networks: Iterable[Architecture], dataset: Dataset) -> None:
+    """Shows exported networks in the tracking store, as models that load without nasctl.
+
+    Args:
+        directory: of the verification, with the files in `FOLDER`.
+        networks: those to show.
+        dataset: whose first validation image is the example of an input.
+    """
+    for network in networks:
+        size = (network.input_shape[1], network.input_shape[2])
+        (image,) = augment.resize(dataset.val_images[:1], size)
+        keep_model(directory, directory / FOLDER / f"{network.id}.onnx", image)
 
 
 def evaluations(values: Mapping[str, Mapping[str, Any]]) -> int:

@@ -12,6 +12,7 @@ from nasctl.data_readers import Images, Labels
 from nasctl.dataset import Dataset
 from nasctl.evaluate import TrainingJob, weights_name
 from nasctl.kept_files import TEST
+from nasctl.pretrained import Pretrained
 from nasctl.trial import EpochMetrics, Work
 
 
@@ -21,17 +22,20 @@ class Opened:
 
     Attributes:
         seen: what trainings see: without the test split.
+        starts: weights that reference networks begin with, by architecture id.
         test_images, test_labels: None where there is no test split.
     """
 
     seen: Dataset
+    starts: Mapping[str, Pretrained]
     test_images: Images | None
     test_labels: Labels | None
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Opened:
+    def of(cls, dataset: Dataset, starts: Mapping[str, Pretrained]) -> Opened:
         return cls(
             seen=dataset.without_test(),
+            starts=starts,
             test_images=dataset.test_images,
             test_labels=dataset.test_labels,
         )
@@ -43,12 +47,10 @@ class VerificationJob:
 
     Attributes:
         inner: the training, without data.
-        published: ids of reference networks, which are not of the family.
         data: with the test split.
     """
 
     inner: TrainingJob
-    published: frozenset[str] = frozenset()
     data: Opened | None = None
 
     @property
@@ -76,9 +78,7 @@ class VerificationJob:
     def __call__(self, work: Work) -> Iterator[Mapping[str, float]]:
         """One dict per epoch; the last one is held back until the test accuracy is in it."""
         assert self.data is not None, "the job was started without its data"
-        inner = dataclasses.replace(self.inner, dataset=self.data.seen)
-        if work.architecture.id in self.published:
-            inner = dataclasses.replace(inner, family=None)
+        inner = self.inner.with_payload((self.data.seen, self.data.starts))
         number, held = 0, None
         for metrics in inner(work):
             if held is not None:

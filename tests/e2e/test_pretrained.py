@@ -30,6 +30,13 @@ def test_what_was_learned_is_there_from_the_first_epoch(desk: Desk) -> None:
     candidates = [desk.trials(run)[0].arch_id for run in ("scratch", "tuned")]
     assert candidates[0] == candidates[1]
 
+    # A verification begins with it, too, on every fresh seed.
+    verified = desk.json("verify", "runs/tuned", "verify.seeds=2", "verify.max_seeds=2",
+                         "verify.export=false", "executor=inline", "tracking=none")  # fmt: skip
+    (shown,) = verified["references"]
+    assert len(shown["trainings"]) == 2
+    assert shown["metrics"]["accuracy_val"] > first["accuracy"] + 0.1
+
     # The file is part of what the run is.
     path = desk.folder / weights
     path.write_bytes((desk.folder / "runs" / "tuned" / "weights" / path.name).read_bytes())

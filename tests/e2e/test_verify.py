@@ -86,6 +86,8 @@ def check_mlflow(desk: Desk, verified: dict[str, object]) -> None:
     assert all("test_accuracy" in r.data.metrics for r in children)
     names = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"verified.json", "promised.csv", "config.yaml"} <= names
+    models = client.search_logged_models([experiment.experiment_id])
+    assert {m.name for m in models} == {m["arch_id"] for m in verified["members"]}  # type: ignore[attr-defined]
 
 
 def test_an_interrupt_leaves_what_is_known_and_the_same_command_goes_on(desk: Desk) -> None:

@@ -211,6 +211,7 @@ until_true() {  # WHAT COMMAND...: polls for up to ten minutes, as long as the s
 both_train() { [ "$(trainers | wc -l)" = 2 ]; }
 one_trains() { [ -n "$(trainers)" ]; }
 some_are_done() { [ "$(trained "$1")" -ge "$2" ]; }
+mlflow_answers() { [ "$(status_of "http://127.0.0.1:$NASCTL_MLFLOW_PORT/health")" != 000 ]; }
 view() { "${PYTHON:-python3}" tests/e2e/compose_view.py "$@"; }
 
 complete() {  # NAME TRIALS [PASSWORD_FILE]: all there, once, here and in MLflow
@@ -257,6 +258,7 @@ login_of_mlflow() {
     say "MLflow with a login"
     local experiments="http://127.0.0.1:$NASCTL_MLFLOW_PORT/api/2.0/mlflow/experiments/search?max_results=1"
     block login
+    until_true "MLflow answers with a login" mlflow_answers
     expect "MLflow without a login" "$(status_of "$experiments")" 401
     expect "MLflow with a wrong one" "$(status_of -u admin:wrong "$experiments")" 401
     search login 2 1 2>&1 | tail -3
@@ -283,8 +285,10 @@ say "the backup in a cluster that lost everything"
 cluster down --volumes
 block up
 block restore
+until_true "MLflow answers after the restore" mlflow_answers
 complete lost 8
 block upgrade
+until_true "MLflow answers after the upgrade" mlflow_answers
 down_and_up
 login_of_mlflow
 say "all of it works"

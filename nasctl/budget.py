@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,10 @@ def read_budget(text: str) -> tuple[str, float]:
     """
     metric, _, value = text.partition("=")
     try:
-        return metric, float(value)
+        bound = float(value)
+        if not math.isfinite(bound):
+            raise ValueError
+        return metric, bound
     except ValueError:
         raise ConfigError(
             f"--at {text}: expected METRIC=VALUE, for example latency_ms=1.5"

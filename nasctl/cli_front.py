@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,8 @@ def _bounds(own: Mapping[str, float], given: Sequence[str]) -> dict[str, float]:
                 found.pop(metric, None)
             else:
                 found[metric] = float(value)
+                if not math.isfinite(found[metric]):
+                    raise ValueError
         except ValueError:
             raise ConfigError(
                 f"--constraint {text}: expected METRIC=VALUE, for example params=20000"

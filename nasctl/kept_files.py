@@ -85,10 +85,16 @@ def verified_weights(home: Path, verified: Mapping[str, Any] | None, arch_id: st
         home: the folder of the search.
         verified: the object of `verified.json`, or None.
     """
+    named = named_weights(verified, arch_id)
+    path = home / named if named is not None else None
+    return path if path is not None and path.is_file() else None
+
+
+def named_weights(verified: Mapping[str, Any] | None, arch_id: str) -> str | None:
+    """What a verification hands out, by its name in the folder of the search, there or not."""
     for entry in _entries(verified):
         if entry.get("arch_id") == arch_id and isinstance(entry.get("weights"), str):
-            path = home / entry["weights"]
-            return path if path.is_file() else None
+            return str(entry["weights"])
     return None
 
 

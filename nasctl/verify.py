@@ -299,8 +299,14 @@ class _Verification:
         if table is None or not self._is_timed(networks):
             return None
         place = latency_place(self._config, executor, self._request.registry)
-        device = table["device"] if place.node is not None else None
-        return Timing(settings=latency_settings(self._config), place=place, device=device)
+        of = self._ledger.meta("verification").get("latency_device") or {}
+        return Timing(
+            settings=latency_settings(self._config),
+            place=place,
+            device=table["device"] if place.node is not None else None,
+            # On the scale of the other latencies, of the networks and of the search.
+            canary_ms=table["reference_network_ms"] if of.get("as_searched") else None,
+        )
 
     def _open_test(self) -> None:
         """Notes, once in a call, that the test split is opened."""

@@ -149,6 +149,7 @@ def test_the_gap_is_told_with_what_it_rests_on(searched: Path) -> None:
         (("--device", "board"), "give --address HOST:PORT, or say what it is"),
         (("--latency", "threads=2"), "--latency: of --device"),
         (("--address", "h:1"), "--address: of --device"),
+        (("--constraint", "params=nan"), "--constraint params=nan: expected METRIC=VALUE"),
         (("--constraint", "latency=3"), "unknown cost 'latency'; did you mean 'latency_ms'"),
         (("--constraint", "latency_ms=fast"), "expected METRIC=VALUE"),
     ],

@@ -213,12 +213,18 @@ def test_verified_weights_are_exported_with_what_is_known_of_them(trained: Verif
     assert provenance["metrics"]["test_accuracy"] == chosen["test_accuracy"]
     assert provenance["metrics"]["params"] == best["metrics"]["params"]
     assert provenance["verified"]["on_front"] is True
-    # One that was not verified has the weights of the search.
-    shutil.rmtree(trained.folder / "runs" / "images" / "verify" / "weights")
-    said = trained.call(
-        "export", "runs/images", best["arch_id"], *PLUGIN, "-o", "net.onnx", "--json"
-    )
-    assert json.loads(said.out)["provenance"]["seed"] == 0
+    # Other weights than those that were verified are never handed out without a word.
+    run = trained.folder / "runs" / "images"
+    shutil.rmtree(run / "verify" / "weights")
+    export = ("export", "runs/images", best["arch_id"], *PLUGIN, "-o", "net.onnx")
+    said = trained.call(*export)
+    assert (said.code, "the verified weights are gone" in said.err) == (4, True)
+    (run / "verified.json").write_text('{"members":')
+    said = trained.call(*export)
+    assert (said.code, "verified.json: cannot be read; nasctl verify" in said.err) == (4, True)
+    (run / "verified.json").unlink()
+    said = trained.call(*export)
+    assert (said.code, said.out.splitlines()[-1]) == (0, "weights of seed 0, of the search")
 
 
 def test_finalists_are_judged_as_files_too(trained: VerifyBench) -> None:

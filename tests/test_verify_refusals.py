@@ -95,6 +95,7 @@ def test_what_may_not_change_is_said(bench: VerifyBench, override: str, message:
 def test_a_budget_of_an_unknown_metric_names_the_nearest(bench: VerifyBench) -> None:
     assert "did you mean 'params'" in bench.verify("table", "--at", "param=3", code=2)
     assert "expected METRIC=VALUE" in bench.verify("table", "--at", "params", code=2)
+    assert "expected METRIC=VALUE" in bench.verify("table", "--at", "params=nan", code=2)
     assert "no member of the front is within it" in bench.verify(
         "table", "--at", "params=1", code=3
     )

@@ -17,7 +17,7 @@ from nasctl.export.flat import flatten
 from nasctl.export.formats import WRITERS, Card, files_of
 from nasctl.export.parity import Parity, compare, spread
 from nasctl.files import replacing
-from nasctl.kept_files import verified_training
+from nasctl.kept_files import VERIFIED_JSON, named_weights, verified_training
 from nasctl.records import RunRecords
 from nasctl.weights import load_weights
 
@@ -57,6 +57,9 @@ class Exported:
             f"(mean {parity.mean_error:.1g}); accuracy {parity.exported_accuracy:.4f}, "
             f"{parity.accuracy:.4f} before, on {parity.images:,} validation images"
         )
+        origin = self.card.provenance
+        whose = "its verification, the best on validation" if "verified" in origin else "the search"
+        yield f"weights of seed {origin['seed']}, of {whose}"
 
 
 def export_network(
@@ -124,7 +127,22 @@ def export_network(
     return Exported(files=targets, parity=parity, card=card, params=params)
 
 
+def _check_verified(records: RunRecords, arch_id: str) -> None:
+    """Raises where a verification has come to something else than what would be handed out."""
+    path = records.directory / VERIFIED_JSON
+    remedy = f"nasctl verify {records.directory}"
+    if path.exists() and records.verified is None:
+        raise EnvironmentProblemError(f"{path}: cannot be read; {remedy} writes it again")
+    named = named_weights(records.verified, arch_id)
+    if named is not None and not (records.directory / named).is_file():
+        raise EnvironmentProblemError(
+            f"{records.directory / named}: the verified weights are gone; {remedy} --fresh trains "
+            f"again, without {path} those of the search are exported"
+        )
+
+
 def _weights(records: RunRecords, arch_id: str) -> Path:
+    _check_verified(records, arch_id)
     found = records.best_weights(arch_id)
     if found is not None:
         return found

@@ -148,9 +148,16 @@ def files_of(path: Path, kind: str) -> tuple[Path, ...]:
     """What a format leaves behind at `path`, what others refer to first.
 
     Raises:
-        ConfigError: a Python file has to end in .py, and to be a module that can be imported.
+        ConfigError: the ending is that of another format; a Python file has to end in .py, and to
+            be a module that can be imported.
     """
     if kind != "torch":
+        other = next((k for k, suffix in SUFFIXES.items() if suffix == path.suffix), kind)
+        if other != kind:
+            raise ConfigError(
+                f"-o {path}: {path.suffix} is the ending of --format {other}, and this is {kind}; "
+                f"end it in {SUFFIXES[kind]}"
+            )
         return (path,)
     if path.suffix != ".py":
         raise ConfigError(f"-o {path}: a PyTorch file ends in .py; its weights lie beside it")

@@ -43,6 +43,7 @@ class Timing:
     settings: LatencySettings
     place: ExecutorPlace
     device: str | None
+    canary_ms: float | None
 
 
 def delivered(
@@ -89,6 +90,7 @@ def delivered(
         measured = latencies_of(
             files,
             file_settings(timing.settings),
+            canary_ms=timing.canary_ms,
             progress=say,
             place=timing.place,
             device=timing.device,

@@ -132,6 +132,8 @@ def check_export(desk: Desk, member: Any) -> None:
     assert "'onx' is not one of 'onnx', 'pt2', 'torch'" in err
     _, err = desk.run("export", "runs/digits", arch_id, "--format", "torch", "-o", "m.pt", code=2)
     assert "-o m.pt: a PyTorch file ends in .py" in err
+    _, err = desk.run("export", "runs/digits", arch_id, "-o", "m.pt2", code=2)
+    assert "-o m.pt2: .pt2 is the ending of --format pt2, and this is onnx; end it in" in err
     weights = desk.folder / "runs" / "digits" / "weights" / f"{arch_id}-s0.safetensors"
     weights.rename(weights.with_suffix(".away"))
     _, err = desk.run("export", "runs/digits", arch_id, "-o", "no.onnx", code=4)

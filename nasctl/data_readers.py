@@ -150,7 +150,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         ConfigError: missing, damaged or hostile file, unknown or missing arrays.
     """
     if not path.is_file():
-        raise ConfigError(f"data.path: no such file: {path}")
+        where = "" if path.is_absolute() else f" (from the folder {Path.cwd()})"
+        raise ConfigError(f"data.path: no such file: {path}{where}")
     try:
         # Opened here: where np.load fails, it may leave a file of its own open.
         with path.open("rb") as file:

@@ -26,7 +26,7 @@ SLOW_S = 0.05
 
 COPY = "ledger.backup.sqlite"
 """Beside a ledger: as it was when a driver last opened or finished its run."""
-LEFT_UNTOUCHED = "the file was left untouched, restore a copy, or search anew with --fresh"
+LEFT_UNTOUCHED = "the file was left untouched, restore a copy, or begin anew with --fresh"
 
 
 def _copy_beside(path: Path) -> str:

@@ -62,7 +62,7 @@ def test_f19_a_damaged_ledger_is_refused_untouched_and_its_copy_continues(
         assert "use the nasctl that wrote it" in said.error
     else:
         assert (
-            "the file was left untouched, restore a copy, or search anew with --fresh" in said.err
+            "the file was left untouched, restore a copy, or begin anew with --fresh" in said.err
         )
         assert said.error.endswith(": runs/toy/ledger.backup.sqlite)")
     found = bench.diagnosis()

@@ -1,0 +1,63 @@
+"""How a run of trainings ends, whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nasctl.errors import InterruptedSearchError
+from nasctl.interrupt import StopRequest
+from nasctl.records import RunRecords
+from nasctl.rundir import open_run
+from nasctl.runflow import carry_out
+
+
+class Untracked:
+    def start(self) -> None: ...
+
+    def poke(self) -> None: ...
+
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def close(self, flush_seconds: float) -> bool:
+        return True
+
+
+def carry(directory: Path, error: Exception, signal: int) -> None:
+    """A run whose work ends so, after a signal (0: there was none)."""
+    stop = StopRequest()
+
+    def work(tracking: object) -> None:
+        stop.exit_code = signal
+        raise error
+
+    request: Any = SimpleNamespace(
+        display=SimpleNamespace(phase=print, warning=print),
+        track=lambda _: Untracked(),
+        command="nasctl search x",
+    )
+    with open_run(
+        directory,
+        config={},
+        config_text="",
+        meta={},
+        block_types={},
+        differences=lambda old, new: [],
+        fresh=False,
+    ) as run:
+        carry_out(request, run, stop, work=work, write=print, publish=print, flush_s=0.0)
+
+
+def test_a_signal_within_an_import_is_an_interrupt(tmp_path: Path) -> None:
+    error = ImportError("initialization failed")
+    with pytest.raises(InterruptedSearchError, match="To continue: nasctl search x") as caught:
+        carry(tmp_path / "a", error, 143)
+    assert caught.value.exit_code == 143
+    assert RunRecords(tmp_path / "a").status == "INTERRUPTED"
+    with pytest.raises(ImportError):
+        carry(tmp_path / "b", error, 0)

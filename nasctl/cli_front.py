@@ -144,6 +144,11 @@ def _elsewhere(
 
         section = device_latency(config.latency, device, latency)
         config, node = config.model_copy(update={"latency": section}), section.node
+        if address is not None and node is None:
+            raise ConfigError(
+                f"--address {address}: --device {device} is measured on this machine; for a node "
+                "of the cluster give --latency node=NAME, too"
+            )
     address = address or config.executor.address
     if node is not None and address is None:
         raise ConfigError(

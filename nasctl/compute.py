@@ -8,6 +8,7 @@ did not record, and what a killed driver could not, is `None` and said so, never
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -125,9 +126,10 @@ def _lost(
 ) -> tuple[Spent, Counter[int], dict[int, list[Mapping[str, Any]]]]:
     """Attempts that did not end their training: recorded ones, and how many are not."""
     told: dict[int, list[Mapping[str, Any]]] = {}
-    for _, kind, data in events:
+    for at, kind, data in events:
         if kind in UNFINISHED:
-            told.setdefault(data["number"], []).append(data)
+            began = at - data.get("seconds", 0.0)  # what it was given may have changed since
+            told.setdefault(data["number"], []).append({**data, "began": began})
     total, silent = _Sum(), Counter[int]()
     kept: dict[int, list[Mapping[str, Any]]] = {}
     for trial in trials:
@@ -136,7 +138,7 @@ def _lost(
         mine = [d for d in told.get(trial.number, ()) if d["attempt"] not in own]
         timed = [d for d in mine if "seconds" in d]
         for data in timed:
-            total.add(data["seconds"], given(trial.started_at))
+            total.add(data["seconds"], given(data["began"]))
         kept[trial.number] = timed
         silent[trial.number] = max(0, trial.attempts - 1 - len({d["attempt"] for d in timed}))
     missing = silent.total()
@@ -183,7 +185,12 @@ def _verification(found: Verification | None, given: Resources) -> Spent:
         if kind == MEASURED:
             used = Resources(cores=data["cores"], gpus=data["gpus"])
             total.add(data["seconds"], used, count=0)
-    return total.spent("verification")
+    _, silent, unfinished = _lost(found.trials, found.events, at)
+    for data in itertools.chain.from_iterable(unfinished.values()):
+        total.add(data["seconds"], at(data["began"]), count=0)
+    missing = silent.total()
+    remark = f"and {missing} attempts whose time was not recorded" if missing else ""
+    return total.spent("verification", remark)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +334,7 @@ def compute_json(
     for trial in trials:
         own = hours.setdefault(trial.number, _Sum())
         for data in unfinished[trial.number]:
-            own.add(data["seconds"], given(trial.started_at))
+            own.add(data["seconds"], given(data["began"]))
         if trial.number in purposes:
             sums[purposes[trial.number]].add(trial.seconds, given(trial.started_at))
             own.add(trial.seconds, given(trial.started_at))

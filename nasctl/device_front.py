@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from nasctl import prepare
 from nasctl.arch import Architecture
 from nasctl.candidates import CandidateSource, Priced
-from nasctl.device_file import DeviceFile
-from nasctl.errors import ConfigError, NothingFeasibleError, unknown
+from nasctl.device_file import DEVICES, DeviceFile
+from nasctl.errors import ConfigError, EnvironmentProblemError, NothingFeasibleError, unknown
 from nasctl.executors.base import Executor
+from nasctl.executors.place import ExecutorPlace
 from nasctl.front import (
     Entry,
     collect_entries,
@@ -170,7 +171,7 @@ class _Asked:
             if not todo:
                 break
             place = latency_place(config, self._request.executor, self._request.registry)
-            place.check(latency_settings(config), price.latency.device, self._request.announce)
+            self._check_device(place, name, price.latency.device)
             where = "here" if place.node is None else f"on {place.node}"
             self._request.announce(f"measuring {len(todo)} networks whole, alone, {where}")
             found = measure_networks(
@@ -190,6 +191,20 @@ class _Asked:
         result = self.issue(price, kept.measurements, about)
         kept.with_front(result).write()
         return result
+
+    def _check_device(self, place: ExecutorPlace, name: str, before: str) -> None:
+        """Raises where the table is of another device than this is now."""
+        settings, announce = latency_settings(self._config), self._request.announce
+        if place.node is not None:
+            place.check(settings, before, announce)
+            return
+        now = place.device(settings, announce).fingerprint
+        if now != before:
+            raise EnvironmentProblemError(
+                f"--device {name}: what was measured under that name is of another device "
+                f"({before}) than this one ({now}); choose another name, or remove "
+                f"{self._records.directory / DEVICES / name}.json"
+            )
 
     def _to_measure(
         self, price: Pricer, measured: Mapping[str, Mapping[str, Any]]

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from nasctl.candidates import Candidate, rejection_observation, training_seed
 from nasctl.errors import (
@@ -142,7 +142,7 @@ class Engine:
         )
         self._halving = halving
         self._stop = stop
-        self.stopped: dict[str, Any] | None = None  # by `stop`, as `front.json` has it
+        self.stopped = stop.decided if stop is not None else None  # as `front.json` has it
         self.stop_requested = False
         self.fatal: NasctlError | None = None
         """Why the search cannot go on, to be raised once the executor has returned."""

@@ -41,10 +41,12 @@ class Repeats:
         values: for each point its repeats, one or more.
         scale: `fraction` (in 0 .. 1), `positive`, `real` (as it is), or `exact` (one value each,
             without error).
+        lost: degrees of freedom that are in the values no more: of what was taken out of them.
     """
 
     values: Sequence[Sequence[float]]
     scale: Scale
+    lost: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,15 +156,26 @@ def _posterior(repeats: Repeats, draws: int, rng: np.random.Generator) -> Values
         row = np.array([float(v[0]) for v in repeats.values])
         return np.broadcast_to(row, (draws, len(row)))
     there, back = _SCALES[repeats.scale]
-    groups = [there(np.asarray(v, dtype=np.float64)) for v in repeats.values]
+    given = [np.asarray(v, dtype=np.float64) for v in repeats.values]
+    groups = [there(g) for g in (_inside(given) if repeats.scale == "fraction" else given)]
     counts = np.array([len(g) for g in groups])
     means = np.array([g.mean() for g in groups])
-    degrees = int((counts - 1).sum())
+    degrees = max(int((counts - 1).sum()) - repeats.lost, 1)
     squares = sum(float(((g - g.mean()) ** 2).sum()) for g in groups)
     # One variance for all points, drawn once for each sample of all means.
     deviations = np.sqrt(squares / rng.chisquare(degrees, draws))
     errors = rng.standard_normal((draws, len(means))) / np.sqrt(counts)
     return back(means + deviations[:, None] * errors)
+
+
+def _inside(groups: Sequence[Values]) -> list[Values]:
+    """Fractions away from 0 and 1, where one image more would be any number of log-odds: by half of
+    what the nearest other value is away, as half an image where they are counted in images."""
+    every = np.concatenate(groups)
+    away = np.minimum(every, 1 - every)
+    away = away[away > _CLIP]
+    least = float(away.min()) / 2 if len(away) else _CLIP
+    return [np.clip(g, least, 1 - least) for g in groups]
 
 
 def _log_odds(values: Values) -> Values:

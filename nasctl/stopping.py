@@ -17,7 +17,7 @@ any timing and after any crash. Failed and stopped trainings count as trainings 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from nasctl.front import FrontSoFar
@@ -34,6 +34,7 @@ class MarginalGain:
         objectives: metric to direction.
         reference_point: of the hypervolume.
         since: trials with smaller numbers are no evidence: the user asked for more after them.
+        decided: what it came to before, with the same settings and trials; that stands.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class MarginalGain:
         objectives: Objectives,
         reference_point: Mapping[str, float],
         since: int = 0,
+        decided: dict[str, Any] | None = None,
     ) -> None:
         self.settings = settings
+        self.decided = decided
         self._front = FrontSoFar(objectives, reference_point)
         self._since = since
         self._gains: list[float] = []
@@ -111,7 +114,9 @@ def continued(
         trials: as configured now.
     """
     stopped = ledger.meta("stopped")
-    if stopped is not None:
+    # Results that were on their way when it decided change nothing about that.
+    stands = stopped is not None and stopped["of"] == trials and _settings_of(stopped) == settings
+    if stopped is not None and not stands:
         since = {"stop_since": len(ledger.trials())} if trials > stopped["of"] else {}
         ledger.set_meta(stopped=None, **since)
     if settings is None:
@@ -121,4 +126,9 @@ def continued(
         objectives=objectives,
         reference_point=ledger.meta("reference_point"),
         since=ledger.meta("stop_since", 0),
+        decided=stopped if stands else None,
     )
+
+
+def _settings_of(stopped: Mapping[str, Any]) -> StopSettings:
+    return StopSettings(**{f.name: stopped[f.name] for f in fields(StopSettings)})

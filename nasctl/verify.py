@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasctl import prepare, running
 from nasctl.arch import Architecture, Opaque
+from nasctl.dataset import Dataset
 from nasctl.engine import Engine, EngineSettings
 from nasctl.errors import NothingFeasibleError
 from nasctl.evaluate import CHECKPOINTS
 from nasctl.executors import create_executor
 from nasctl.executors.base import Executor, Job
+from nasctl.export.int8 import file_settings
 from nasctl.files import write_json, write_text
 from nasctl.interrupt import StopRequest
 from nasctl.kept_files import PROMISED_CSV, VERIFIED, VERIFIED_JSON
@@ -270,8 +272,13 @@ class _Verification:
             and before.get(f.arch_id, {}).get("seed") != trial.seed
         }
         if not todo:
+            self._show_models(dataset)
             return
         self._open_test()
+        asked, began = stored.get("exported_evaluations", 0), time.monotonic()
+        # Beforehand: a call that is killed has asked the test split as well.
+        planned = {"exported_evaluations": asked + 2 * len(todo)}
+        self._ledger.set_meta(verification={**stored, **planned})
         new = delivered(
             RunRecords(self._directory.parent),
             todo,
@@ -283,29 +290,36 @@ class _Verification:
             timing=self._timing(executor, [a for a, _ in todo.values()]),
             say=self._display.phase,
         )
+        seconds = time.monotonic() - began
+        note_measuring(self._ledger, latency_settings(self._config), "files", 2 * len(new), seconds)
         for arch_id, values in new.items():
-            if "error" in values:
-                self._display.warning(f"{arch_id} was not exported: {values['error']}")
-        count = stored.get("exported_evaluations", 0) + evaluations(new)
-        changed = {"delivered": {**before, **new}, "exported_evaluations": count}
+            if text := values.get("error") or values.get("problem"):
+                what = "was not exported: " if "error" in values else ""
+                self._display.warning(f"{arch_id} {what}{text}")
+        asked += evaluations(new)
+        changed = {"delivered": {**before, **new}, "exported_evaluations": asked}
         self._ledger.set_meta(verification={**stored, **changed})
+        self._show_models(dataset, changed=frozenset(todo))
+
+    def _show_models(self, dataset: Dataset, changed: Container[str] = ()) -> None:
+        """Members as models in the tracking store."""
         members = {m["arch_id"] for m in verified_of(RunRecords(self._directory))["members"]}
-        files = [a for i, (a, _) in todo.items() if i in members and "error" not in new[i]]
-        keep_models(self._directory, files, dataset)
+        networks = [f.architecture for f in self._finalists if f.arch_id in members]
+        keep_models(self._directory, networks, dataset, changed=changed)
 
     def _timing(self, executor: Executor, networks: Sequence[Architecture]) -> Timing | None:
-        """How files are timed: where and as the networks were, or not at all."""
+        """How files are timed; on the scale of the search if it measured with the same runtime."""
         table = self._request.source.latency
         if table is None or not self._is_timed(networks):
             return None
+        settings = latency_settings(self._config)
         place = latency_place(self._config, executor, self._request.registry)
-        of = self._ledger.meta("verification").get("latency_device") or {}
+        device = place.device(file_settings(settings), self._display.phase).fingerprint
         return Timing(
-            settings=latency_settings(self._config),
+            settings=settings,
             place=place,
-            device=table["device"] if place.node is not None else None,
-            # On the scale of the other latencies, of the networks and of the search.
-            canary_ms=table["reference_network_ms"] if of.get("as_searched") else None,
+            device=device if place.node is not None else None,
+            canary_ms=table["reference_network_ms"] if table["device"] == device else None,
         )
 
     def _open_test(self) -> None:

@@ -150,6 +150,16 @@ def test_equal_differences_are_no_verdict() -> None:
     assert "; the results differ by the same in every seed)" in sure["sentence"]
 
 
+def test_of_an_evaluator_a_divergence_is_a_failure() -> None:
+    def one_arm(row: Planned) -> float | str:
+        bad = row.arm.name == "better"
+        return "epoch 1: accuracy is nan" if bad else outcomes(0.0, 0.1)(row)
+
+    found = dataclasses.replace(study(last=3), chance=None)
+    view = view_of(found, play(found, one_arm))
+    assert view["failures"] == ["better: 3 of 3 trainings failed: epoch 1: accuracy is nan."]
+
+
 @pytest.mark.parametrize(
     ("error", "counts"),
     [

@@ -112,3 +112,26 @@ def test_an_exact_metric_has_one_value_and_every_objective_has_values() -> None:
         membership({"params": exact}, {"params": "min"})
     with pytest.raises(ValueError, match="no values of accuracy"):
         membership({"params": exact}, OBJECTIVES)
+
+
+def test_one_perfect_seed_does_not_outweigh_the_others() -> None:
+    # On 100 images .96 three times is better than 1, .9 and .9; the second costs more, too.
+    found = of([[0.96, 0.96, 0.96], [1.0, 0.9, 0.9]], [1.0, 2.0])
+    assert found.probability[0] == 1.0
+    assert found.probability[1] < 0.5
+    low, high = found.intervals["accuracy"][0]
+    assert low > 0.5
+    assert high < 0.999
+
+
+def test_degrees_of_freedom_that_were_taken_out_widen_the_intervals() -> None:
+    values = [[1.00, 1.02, 0.98], [2.00, 2.05, 1.96], [3.0, 3.1, 2.95]]
+
+    def width(lost: int) -> float:
+        repeats = Repeats(values=values, scale="positive", lost=lost)
+        found = membership({"latency_ms": repeats}, {"latency_ms": "min"})
+        low, high = found.intervals["latency_ms"][0]
+        return high - low
+
+    assert 1.05 * width(0) < width(2) < 1.5 * width(0)
+    assert width(100) > width(2)  # one degree is left at least

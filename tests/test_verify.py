@@ -246,20 +246,30 @@ def test_finalists_are_judged_as_files_too(trained: VerifyBench) -> None:
     assert again["test_openings"] == verified["test_openings"]
 
 
-def test_a_network_that_cannot_be_exported_is_said_and_ends_nothing(
+def test_what_cannot_be_exported_or_quantised_is_said_and_ends_nothing(
     trained: VerifyBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise EnvironmentProblemError("an operator that the runtime lacks")
 
-    monkeypatch.setattr(exports, "quantise", broken)
-    said = trained.call("verify", "runs/images", *PLUGIN, "verify.seeds=2", "verify.max_seeds=2",
-                        "--progress", "plain", "--json")  # fmt: skip
+    command = ("verify", "runs/images", *PLUGIN, "verify.seeds=2", "verify.max_seeds=2",
+               "--progress", "plain", "--json")  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(exports, "quantise", broken)
+        said = trained.call(*command)
+    assert said.code == 0
+    assert "was not quantised: an operator that the runtime lacks" in said.err
+    member = json.loads(said.out)["members"][0]["delivered"]
+    assert 0 <= member["exported_accuracy"] <= 1
+    assert "int8_accuracy" not in member
+    with monkeypatch.context() as patched:
+        patched.setattr(exports, "export_network", broken)
+        said = trained.call(*command, "--fresh")
     assert said.code == 0
     assert "was not exported: an operator that the runtime lacks" in said.err
-    member = json.loads(said.out)["members"][0]
-    assert member["delivered"]["error"] == "an operator that the runtime lacks"
-    assert "int8_accuracy" not in member["delivered"]
+    member = json.loads(said.out)["members"][0]["delivered"]
+    assert member["error"] == "an operator that the runtime lacks"
+    assert "exported_accuracy" not in member
 
 
 # -- other commands ------------------------------------------------------------------------------

@@ -123,6 +123,11 @@ def _arm(
     own = [t for t in trials if t.choices.get("arm") == arm.name]
     verdict = [t for t in own if t.choices.get("purpose") == "verdict"]
     counted = [v for t in verdict if (v := value_of(t, study)) is not None]
+
+    def counts(trial: Trial) -> bool:
+        """Whether it diverged and counts as chance; nobody knows the chance of an evaluator."""
+        return study.chance is not None and diverged(trial)
+
     cost = {k: arm.cost[k] for k in SHOWN_COSTS if k in arm.cost}
     latency = measured.get(arm.architecture.id)
     if latency is not None:
@@ -144,9 +149,9 @@ def _arm(
         "values": [_value(t, study) for t in verdict],
         "curve": _curve(verdict, study.metric),
         "failed": sum(t.state is State.FAILED for t in verdict),
-        "diverged": sum(map(diverged, verdict)),
+        "diverged": sum(map(counts, verdict)),
         "first_error": next(
-            (t.error for t in verdict if t.state is State.FAILED and not diverged(t)), None
+            (t.error for t in verdict if t.state is State.FAILED and not counts(t)), None
         ),
     }
 

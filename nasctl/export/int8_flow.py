@@ -12,6 +12,7 @@ from nasctl import augment
 from nasctl.arch import Architecture
 from nasctl.dataset import Dataset
 from nasctl.export.flow import Exported, export_network
+from nasctl.export.formats import files_of
 from nasctl.export.int8 import (
     CALIBRATION_IMAGES,
     LEAST_AGREEMENT,
@@ -115,11 +116,12 @@ def export_int8(
         progress: told in words what happens.
 
     Raises:
-        ConfigError: too few images to calibrate with.
+        ConfigError: too few images to calibrate with; a path with the ending of another format.
         EnvironmentProblemError: as `export_network`; an operator that the runtime lacks or that
             cannot be quantised. Nothing is written then.
         ParityError: the float file computes something else than the trained network.
     """
+    files_of(path, "onnx")  # the ending
     say = progress or silent
     size = (architecture.input_shape[1], architecture.input_shape[2])
     training = calibration_images(dataset, size, count=images)

@@ -29,9 +29,10 @@ def verified_metrics(verified: Mapping[str, Any] | None) -> dict[str, float]:
     if verified["hypervolume"] is not None:
         found["hypervolume_verified"] = float(verified["hypervolume"])
     prefix = "test_" if verified["split"] == "test" else "val_"
-    best = [m["metrics"]["accuracy"] for m in verified["members"] if "accuracy" in m["metrics"]]
-    if best:
-        found[f"{prefix}accuracy_best"] = max(best)
+    best = [m["metrics"] for m in verified["members"] if "accuracy" in m["metrics"]]
+    if best:  # of the member that validation says is best
+        chosen = max(best, key=lambda m: m.get("accuracy_val", m["accuracy"]))
+        found[f"{prefix}accuracy_best"] = chosen["accuracy"]
     for split in ("val", "test"):
         group = (verified["shrinkage"].get(split) or {}).get("members") or {}
         if group.get("mean") is not None:

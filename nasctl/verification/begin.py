@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
-from nasctl.kept_files import VERIFIED
+from nasctl.kept_files import OF_VERIFICATION, VERIFIED
 from nasctl.ledger import Ledger
 from nasctl.prepare import Problem
 from nasctl.records import LEDGER, RunRecords
@@ -45,6 +45,9 @@ def settle(
 ) -> None:
     """A verification goes on with its own finalists and data, and perhaps with more seeds.
 
+    Results of an older one, moved aside by now, go from the run's folder when a new one begins:
+    weights would have the names of its own.
+
     Args:
         new: as it would begin now.
 
@@ -75,6 +78,9 @@ def settle(
             f"{place}: the run has gone on since the verification began, and has other finalists "
             f"({come} new, {gone} gone); --fresh moves it aside and begins anew"
         )
+    if not ledger.trials():
+        for name in OF_VERIFICATION:
+            (source.directory / name).unlink(missing_ok=True)
     if settings.max_seeds > limits[-1][1]:
         limits.append((len(ledger.trials()), settings.max_seeds))
         ledger.set_meta(verification={**stored, "limits": limits})

@@ -7,7 +7,7 @@ the test images, if there are any, and timed side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from nasctl.export.int8 import (
     quantise,
 )
 from nasctl.export.models import keep_model
+from nasctl.kept_files import MODELS
 from nasctl.latency import LatencySettings
 from nasctl.records import RunRecords
 
@@ -80,21 +81,29 @@ def delivered(
         try:
             values = _one(home, architecture, build, dataset, paths)
         except NasctlError as error:
-            if isinstance(error, EnvironmentProblemError) and "No space left" in str(error):
-                raise
-            found[arch_id] = {"seed": seed, "error": " ".join(str(error).split())}
+            _raise_if_full(error)
+            found[arch_id] = {"seed": seed, "error": _line(error)}
             continue
         found[arch_id] = {"seed": seed, **values}
-        files |= {f"exported {arch_id}": paths[0], f"int8 {arch_id}": paths[1]}
+        files[f"exported {arch_id}"] = paths[0]
+        if "int8_bytes" in values:
+            files[f"int8 {arch_id}"] = paths[1]
     if timing is not None and files:
-        measured = latencies_of(
-            files,
-            file_settings(timing.settings),
-            canary_ms=timing.canary_ms,
-            progress=say,
-            place=timing.place,
-            device=timing.device,
-        )
+        try:
+            measured = latencies_of(
+                files,
+                file_settings(timing.settings),
+                canary_ms=timing.canary_ms,
+                progress=say,
+                place=timing.place,
+                device=timing.device,
+            )
+        except NasctlError as error:  # what was trained and judged is not lost for that
+            _raise_if_full(error)
+            text = f"was not timed as a file: {_line(error)}"
+            for arch_id in {name.split(" ")[1] for name in files}:
+                found[arch_id].setdefault("problem", text)
+            return found
         for name, latency in measured.items():
             kind, arch_id = name.split(" ")
             found[arch_id][f"{kind}_latency_ms"] = latency.p50_ms
@@ -111,32 +120,61 @@ def _one(
     plain, small = paths
     made = export_network(home, architecture, build=build, dataset=dataset, kind="onnx", path=plain)
     size = (architecture.input_shape[1], architecture.input_shape[2])
-    quantised = quantise(plain, calibration_images(dataset, size), output=small)
     values: dict[str, Any] = {
         "exported_error": made.parity.max_error,
-        "exported_bytes": quantised.float_bytes,
-        "int8_bytes": quantised.bytes,
+        "exported_bytes": plain.stat().st_size,
     }
+    files = {"exported": plain}
+    try:
+        quantised = quantise(plain, calibration_images(dataset, size), output=small)
+    except NasctlError as error:
+        _raise_if_full(error)
+        values["problem"] = f"was not quantised: {_line(error)}"
+    else:
+        values["int8_bytes"] = quantised.bytes
+        files["int8"] = small
     if dataset.test_images is not None and dataset.test_labels is not None:
         images = augment.resize(dataset.test_images, size)
-        for name, path in (("exported", plain), ("int8", small)):
+        for name, path in files.items():
             judged = accuracy_of(path, images, dataset.test_labels)
             values[f"{name}_accuracy"] = judged.accuracy
     return values
 
 
-def keep_models(directory: Path, networks: Iterable[Architecture], dataset: Dataset) -> None:
-    """Shows exported networks in the tracking store, as models that load without nasctl.
+def _line(error: NasctlError) -> str:
+    return " ".join(str(error).split())
+
+
+def _raise_if_full(error: NasctlError) -> None:
+    """A full disk ends the verification; the same command goes on."""
+    if isinstance(error, EnvironmentProblemError) and "No space left" in str(error):
+        raise error
+
+
+def keep_models(
+    directory: Path, members: Iterable[Architecture], dataset: Dataset, *, changed: Container[str]
+) -> None:
+    """Shows exported members in the tracking store, as models that load without nasctl.
 
     Args:
         directory: of the verification, with the files in `FOLDER`.
-        networks: those to show.
+        members: those to show; of the others nothing is shown any more.
         dataset: whose first validation image is the example of an input.
+        changed: ids of networks whose files are new.
     """
-    for network in networks:
-        size = (network.input_shape[1], network.input_shape[2])
-        (image,) = augment.resize(dataset.val_images[:1], size)
-        keep_model(directory, directory / FOLDER / f"{network.id}.onnx", image)
+    networks = {n.id: n for n in members}
+    made, shown = (
+        {path.stem for path in (directory / folder).glob("*.onnx")} for folder in (FOLDER, MODELS)
+    )
+    for arch_id in shown - networks.keys():
+        for suffix in (".onnx", ".npy"):
+            (directory / MODELS / f"{arch_id}{suffix}").unlink(missing_ok=True)
+    for arch_id in sorted(networks.keys() & made):
+        if arch_id in shown and arch_id not in changed:
+            continue
+        shape = networks[arch_id].input_shape
+        (image,) = augment.resize(dataset.val_images[:1], (shape[1], shape[2]))
+        keep_model(directory, directory / FOLDER / f"{arch_id}.onnx", image)
 
 
 def evaluations(values: Mapping[str, Mapping[str, Any]]) -> int:

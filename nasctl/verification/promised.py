@@ -110,10 +110,16 @@ def _row(entry: Mapping[str, Any], metric: str, *, has_test: bool) -> Promised:
         metric=metric,
         searched=_value(before, metric),
         retrained=_value(entry, fresh),
-        test=_value(entry, "accuracy") if has_test else None,
+        test=_value(entry, "accuracy") if has_test and _is_tested(entry) else None,
         latency={k: v for k, v in latency.items() if v.value is not None},
         extras=extras,
     )
+
+
+def _is_tested(entry: Mapping[str, Any]) -> bool:
+    """Not where a trainer ended before its last epoch: then there is no test accuracy."""
+    known: Mapping[str, Any] = entry["uncertainty"].get("accuracy") or {}
+    return known.get("split") == "test"
 
 
 def _is_predicted(before: Mapping[str, Any]) -> bool:

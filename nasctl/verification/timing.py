@@ -64,6 +64,10 @@ def pooled_intervals(
     return found
 
 
+FEWEST_DRIFTING = 3
+"""Networks from which on what they share in a session is taken out."""
+
+
 def without_common_drift(groups: Sequence[Sequence[float]]) -> list[list[float]]:
     """Latencies by network and session, without what all networks share in a session.
 
@@ -73,7 +77,7 @@ def without_common_drift(groups: Sequence[Sequence[float]]) -> list[list[float]]
     Args:
         groups: positive, all with the same sessions in the same order.
     """
-    if len(groups) < 3:
+    if len(groups) < FEWEST_DRIFTING:
         return [list(g) for g in groups]
     logs = [[math.log(v) for v in g] for g in groups]
     shared = [fmean(column) for column in zip(*logs, strict=True)]

@@ -82,7 +82,9 @@ def verified_json(evidence: Evidence, about: Mapping[str, Any]) -> dict[str, Any
     entries = {j.arch_id: _entry(j, found, evidence, spreads) for j in found.finalists}
     members = [e for e in entries.values() if e["on_front"]]
     first, goal = next(iter(evidence.objectives.items()))
-    members.sort(key=lambda e: e["metrics"][first], reverse=goal == "max")
+    # Not by test values: the first would be the luckiest one.
+    shown = {"accuracy": "accuracy_val"}.get(first, first)
+    members.sort(key=lambda e: e["metrics"].get(shown, e["metrics"][first]), reverse=goal == "max")
     sure, ids = found.sure, [j.arch_id for j in found.ranked]
     reference = evidence.reference_point
     volume = {
@@ -247,6 +249,8 @@ def _shrinkage(found: Judgement, evidence: Evidence) -> dict[str, Any]:
         "same_recipe": evidence.same_recipe,
     }
     for split, fresh in (("val", metric), ("test", TEST)):
+        if fresh == TEST and metric != "accuracy":
+            continue
         if any(fresh in j.values for j in found.ranked):
             result[split] = {
                 name: shrinkage(group, metric, fresh, confidence) for name, group in groups.items()

@@ -61,9 +61,7 @@ def test_f19_a_damaged_ledger_is_refused_untouched_and_its_copy_continues(
         assert "ledger version 99, this nasctl reads version" in said.error
         assert "use the nasctl that wrote it" in said.error
     else:
-        assert (
-            "the file was left untouched, restore a copy, or begin anew with --fresh" in said.err
-        )
+        assert "the file was left untouched, restore a copy, or begin anew with --fresh" in said.err
         assert said.error.endswith(": runs/toy/ledger.backup.sqlite)")
     found = bench.diagnosis()
     assert [c.id for c in found.checks if c.state == "violated"] == ["I0"]

@@ -94,7 +94,8 @@ class _Outlook(KnownCostStrategy):
         self._prepare()
         self._encode()
         self._surrogate.update(self._results)
-        trained = [i for i in self._contenders() if self._is_feasible(i)]
+        # What a network that is forbidden now dominates may be a member.
+        trained = self._contenders(self._is_feasible)
         taken = set(self._ids)
         waiting: list[tuple[Choices, Known]] = []
         for number in range(proposals):
@@ -106,6 +107,8 @@ class _Outlook(KnownCostStrategy):
         if not waiting:
             return "every candidate is trained"
         added = self._added(trained, waiting)
+        if not np.isfinite(added).all():
+            return "what is trained has no hypervolume within the predicted costs to compare with"
         return Gap(
             gain=float(added.mean()),
             proposals=len(waiting),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -365,21 +365,21 @@ class KnownCostStrategy:
         told = [r.score for r in self._results if r.network == network and r.score is not None]
         return sum(told) / len(told)
 
-    def _contenders(self) -> list[int]:
+    def _contenders(self, among: Callable[[int], bool] = lambda _: True) -> list[int]:
         """The results that may be on the front, one for each network: the believed members first,
         then the best of the rest."""
         smoothed, noise = self._surrogate.smoothed()
         index = self._surrogate.index
         costs = np.stack([self._results[i].costs for i in index])
         doubt = 3.0 * noise**0.5
-        order = np.argsort(-smoothed, kind="stable")
+        allowed = np.array([among(i) for i in index])
+        order = np.flatnonzero(allowed)[np.argsort(-smoothed[allowed], kind="stable")]
         final = [i for i in order if self._results[index[i]].score is not None]
-        members = front_of(smoothed[final], costs[final])
-        first = [final[m] for m in members]
+        first = [final[m] for m in front_of(smoothed[final], costs[final])] if final else []
         kept: dict[str, int] = {}
         for i in [*first, *final]:
             better = (costs <= costs[i]).all(axis=1) & (smoothed - doubt > smoothed[i] + doubt)
-            if not better.any():
+            if not (better & allowed).any():
                 kept.setdefault(self._results[index[i]].network, index[i])
         return list(kept.values())[:POINTS]
 

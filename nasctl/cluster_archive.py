@@ -33,7 +33,7 @@ MAX_FILES = 100_000
 CHUNK_BYTES = 48 * 1024  # in base64 64 KiB: a message of the log's stream
 BEGIN, END = "nasctl-archive ", "nasctl-archive-end "
 FILES = ("config.yaml", "front.json", VERDICTS, "ablation.json", "information_loss.json")
-REPORTS = ("report.html", "report.md", "report.png", "report.csv")
+REPORTS = ("report.html", "report.md", "report.png", "report.csv", "report.compute.json")
 TOO_LARGE = (
     "; tracking=mlflow takes its results out of the cluster instead, or copy the folder from the "
     "head's volume"

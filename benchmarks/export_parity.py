@@ -64,7 +64,9 @@ def show(title: str, names: Iterable[str], sample: Callable[[str], Sample]) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--blocks-only", action="store_true", help="leave out the networks")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))

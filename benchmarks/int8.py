@@ -44,7 +44,9 @@ def quantised(name: str, shape: tuple[int, int, int], folder: Path) -> tuple[Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("networks", nargs="+")
     parser.add_argument("--input", default="3,96,96", help="channels,height,width")
     parser.add_argument("--threads", type=int, default=1)

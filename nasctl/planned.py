@@ -6,34 +6,46 @@ whatever the timing, and after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from nasctl.samplers.base import Observation, Proposal
-from nasctl.trial import Trial
+from nasctl.candidates import Candidate
+from nasctl.samplers.base import Observation, Proposal, Sampler
+from nasctl.space import Choices
+from nasctl.trial import Rejection, Trial
 
 Row = TypeVar("Row")
 
 
-class Rounds(Generic[Row]):
-    """The trainings that are known so far, by trial number.
+class Plan(ABC, Generic[Row]):
+    """A source of candidates for the engine: rounds of trainings, known by trial number.
 
-    Args:
-        next_round: the trainings of the next round, given all trials before it, which are final; an
-            empty one is the end.
+    Attributes:
+        rows: the trainings that are known so far.
     """
 
-    def __init__(self, next_round: Callable[[Sequence[Trial]], list[Row]]) -> None:
-        self._next_round = next_round
-        self._is_over = False
+    closest: Rejection | None = None
+
+    def __init__(self) -> None:
         self.rows: list[Row] = []
+        self._is_over = False
+
+    @abstractmethod
+    def next_round(self, trials: Sequence[Trial]) -> list[Row]:
+        """The trainings of the next round, given all trials before it, which are final; an empty
+        one is the end."""
+
+    @abstractmethod
+    def candidate(self, row: Row) -> Candidate:
+        """A planned training as the engine wants it."""
 
     def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool:
         """Whether it is known what trial `number` is, or that there is none."""
         while number >= len(self.rows) and not self._is_over:
             if not all(n in trials and trials[n].state.is_final for n in range(len(self.rows))):
                 return False
-            more = self._next_round([trials[n] for n in range(len(self.rows))])
+            more = self.next_round([trials[n] for n in range(len(self.rows))])
             self._is_over = not more
             self.rows += more
         return True
@@ -42,6 +54,23 @@ class Rounds(Generic[Row]):
         """Whether anything is left to train."""
         running = any(not t.state.is_final for t in trials.values())
         return running or not self.is_ready(len(trials), trials) or len(trials) < len(self.rows)
+
+    def note(self, rejection: Rejection) -> None:
+        """Nothing is ever rejected."""
+
+    def find(
+        self,
+        number: int,
+        sampler: Sampler,
+        *,
+        pending: Sequence[Choices],
+        known: Container[str],
+        trainings: Callable[[str], int],
+    ) -> tuple[Candidate | None, list[Rejection], int]:
+        """The planned training; None after the last one."""
+        del sampler, pending, known, trainings
+        found = self.candidate(self.rows[number]) if number < len(self.rows) else None
+        return found, [], 0
 
 
 class NoSampler:

@@ -112,7 +112,7 @@ def play(
         )
         if found is None:
             return list(trials.values())
-        row = plan._rounds.rows[number]
+        row = plan.rows[number]
         value = outcome(row)
         assert value is not None
         is_number = isinstance(value, float)

@@ -8,7 +8,7 @@ comparisons are open. Batches are planned as `nasctl.planned` says.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +16,9 @@ from nasctl.ablation.analysis import analyse, chosen_rates
 from nasctl.ablation.arms import Arm
 from nasctl.ablation.study import SAME_SEEDS, TUNING_SEEDS, Study
 from nasctl.candidates import Candidate, Priced
-from nasctl.planned import Rounds
-from nasctl.samplers.base import Sampler
+from nasctl.planned import Plan
 from nasctl.space import Choices
-from nasctl.trial import Rejection, Trial
+from nasctl.trial import Trial
 
 Purpose = Literal["learning_rate", "verdict"]
 
@@ -50,7 +49,7 @@ class Planned:
         return found
 
 
-class StudyPlan:
+class StudyPlan(Plan[Planned]):
     """The plan as a source of candidates for the engine.
 
     Args:
@@ -60,8 +59,6 @@ class StudyPlan:
         may_go_on: asked before every look after the first: False ends the study.
     """
 
-    closest: Rejection | None = None
-
     def __init__(
         self,
         study: Study,
@@ -70,55 +67,30 @@ class StudyPlan:
         shared: Callable[[str], str | None],
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
+        super().__init__()
         self._study = study
         self._key = key
         self._shared = shared
         self._may_go_on = may_go_on
-        self._rounds = Rounds(self._next_batch)
         self._replicates = 0
 
-    # -- as the engine sees it ----------------------------------------------------------------
-
-    def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool:
-        """Whether it is known what trial `number` is, or that there is none."""
-        return self._rounds.is_ready(number, trials)
-
-    def has_more(self, trials: Mapping[int, Trial]) -> bool:
-        """Whether anything is left to train."""
-        return self._rounds.has_more(trials)
-
-    def note(self, rejection: Rejection) -> None:
-        """Nothing is ever rejected."""
-
-    def find(
-        self,
-        number: int,
-        sampler: Sampler,
-        *,
-        pending: Sequence[Choices],
-        known: Container[str],
-        trainings: Callable[[str], int],
-    ) -> tuple[Candidate | None, list[Rejection], int]:
-        """The planned training; None after the last one."""
-        del sampler, pending, known, trainings
-        if number >= len(self._rounds.rows):
-            return None, [], 0
-        row = self._rounds.rows[number]
+    def candidate(self, row: Planned) -> Candidate:
+        """See `Plan`."""
         key = self._key(row)
-        found = Candidate(
+        return Candidate(
             choices=row.choices(key, self._shared(key)),
             architecture=row.arm.architecture,
             priced=Priced(cost=row.arm.cost),
             seed=row.seed,
             epochs=row.arm.epochs,
         )
-        return found, [], 0
 
     # -- the batches --------------------------------------------------------------------------
 
-    def _next_batch(self, trials: Sequence[Trial]) -> list[Planned]:
+    def next_round(self, trials: Sequence[Trial]) -> list[Planned]:
+        """See `Plan`."""
         study = self._study
-        if not self._rounds.rows and study.rates.factors:
+        if not self.rows and study.rates.factors:
             return self._rate_trainings()
         rates = chosen_rates(study, trials)
         if self._replicates == 0:

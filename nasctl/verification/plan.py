@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 from nasctl.arch import Cost
 from nasctl.candidates import Candidate, Priced
-from nasctl.planned import Rounds
-from nasctl.samplers.base import Sampler
-from nasctl.space import Choices
-from nasctl.trial import Rejection, Trial
+from nasctl.planned import Plan
+from nasctl.trial import Trial
 from nasctl.verification.finalists import Finalist
 
 FRESH = 2**31
@@ -55,7 +53,7 @@ class Limit:
     seeds: int
 
 
-class VerificationPlan:
+class VerificationPlan(Plan[tuple[Finalist, int]]):
     """The plan as a source of candidates for the engine.
 
     Args:
@@ -67,8 +65,6 @@ class VerificationPlan:
         open_ids: contenders whose place is open, given the finished trials.
     """
 
-    closest: Rejection | None = None
-
     def __init__(
         self,
         finalists: Sequence[Finalist],
@@ -79,54 +75,30 @@ class VerificationPlan:
         epochs: int,
         open_ids: Callable[[Sequence[Trial]], Container[str]],
     ) -> None:
+        super().__init__()
         self._finalists = list(finalists)
         self._seeds = seeds
         self._first = first
         self._limits = list(limits)
         self._epochs = epochs
         self._open_ids = open_ids
-        self._rounds = Rounds(self._next_round)
         self._planned = {f.arch_id: 0 for f in finalists}
 
-    # -- as the engine sees it ----------------------------------------------------------------
-
-    def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool:
-        """Whether it is known what trial `number` is, or that there is none."""
-        return self._rounds.is_ready(number, trials)
-
-    def has_more(self, trials: Mapping[int, Trial]) -> bool:
-        """Whether anything is left to train."""
-        return self._rounds.has_more(trials)
-
-    def note(self, rejection: Rejection) -> None:
-        """Nothing is ever rejected."""
-
-    def find(
-        self,
-        number: int,
-        sampler: Sampler,
-        *,
-        pending: Sequence[Choices],
-        known: Container[str],
-        trainings: Callable[[str], int],
-    ) -> tuple[Candidate | None, list[Rejection], int]:
-        """The planned training; None after the last one."""
-        del sampler, pending, known, trainings
-        if number >= len(self._rounds.rows):
-            return None, [], 0
-        finalist, seed = self._rounds.rows[number]
-        found = Candidate(
+    def candidate(self, row: tuple[Finalist, int]) -> Candidate:
+        """See `Plan`."""
+        finalist, seed = row
+        return Candidate(
             choices=finalist.choices,
             architecture=finalist.architecture,
             priced=Priced(cost=Cost(**finalist.cost), intervals=finalist.cost_intervals),
             seed=seed,
             epochs=self._epochs,
         )
-        return found, [], 0
 
     # -- the rounds ---------------------------------------------------------------------------
 
-    def _next_round(self, trials: Sequence[Trial]) -> list[tuple[Finalist, int]]:
+    def next_round(self, trials: Sequence[Trial]) -> list[tuple[Finalist, int]]:
+        """See `Plan`."""
         if not trials:
             return [
                 row

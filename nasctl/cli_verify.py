@@ -112,13 +112,19 @@ def _run(
             f"{source.directory}: the search is not finished; finalists are those of the trials "
             "so far"
         )
+    stored: dict[str, str] = source.meta("plugins") or {}
+    changed = [n for n, code in stored.items() if registry.sources.get(n, code) != code]
+    for name in changed:
+        display.warning(
+            f"--plugin {name}: its code has changed since the search; differences may be its doing"
+        )
     home: Path = source.directory
     settings = tracking_settings(loaded.resolved["tracking"], home.parent)
     request = VerifyRequest(
         source=source,
         config=loaded.config,
         settings=loaded.settings,
-        same_recipe=loaded.same_recipe,
+        same_recipe=loaded.same_recipe and not changed,
         resolved=loaded.resolved,
         config_text=verification_yaml(loaded),
         command=command_line(),

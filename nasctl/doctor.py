@@ -7,7 +7,6 @@ identities from the stored networks, artifacts from their bytes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -219,7 +218,7 @@ def _front(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     patient.needs_an_end("front.json is written at the end")
     if not records.trials():
         raise NotCheckedError("no trial was ever begun")
-    stored = _front_json(records.directory / "front.json")
+    stored = _front_json(patient)
     members = {str(m.get("arch_id")): m for m in stored["members"]}
     expected = {e.arch_id: e for e in non_dominated(records.entries, records.objectives)}
     again = f"run the same command again: {records.command}"
@@ -241,13 +240,8 @@ def _front(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     remark(f"{len(expected)} of {len(records.entries)} networks")
 
 
-def _front_json(path: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EnvironmentProblemError("front.json is missing; run the same command again") from None
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblemError(f"front.json cannot be read: {error}") from None
+def _front_json(patient: Patient) -> dict[str, Any]:
+    stored = patient.stored("front.json")
     members = stored.get("members") if isinstance(stored, dict) else None
     if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):
         raise EnvironmentProblemError("front.json is not a front")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from nasctl.environment import RUN_MARK
+from nasctl.errors import EnvironmentProblemError
 from nasctl.evaluate import CHECKPOINTS
 from nasctl.executors.scratch import left_behind
 from nasctl.files import sha256
@@ -36,6 +39,20 @@ class Patient:
     directory: Path
     records: RunRecords
     driver: str | None
+
+    def stored(self, name: str) -> Any:
+        """What a JSON file of the run holds.
+
+        Raises:
+            EnvironmentProblemError: it is missing or damaged.
+        """
+        try:
+            return json.loads((self.directory / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            text = f"{name} is missing; run the same command again"
+            raise EnvironmentProblemError(text) from None
+        except (OSError, ValueError) as error:
+            raise EnvironmentProblemError(f"{name} cannot be read: {error}") from None
 
     def needs_an_end(self, why: str) -> None:
         """Goes on only if the last driver came to an end that it chose.

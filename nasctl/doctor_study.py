@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
@@ -25,7 +24,7 @@ def verdicts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     patient.needs_an_end("verdicts.json is written at the end")
     if not records.trials():
         raise NotCheckedError("no training was ever begun")
-    stored = {str(v.get("name")): v for v in _stored(records)}
+    stored = {str(v.get("name")): v for v in _stored(patient)}
     study = study_of(records)
     again = f"run the same command again: {records.command}"
     for comparison in study.comparisons:
@@ -46,15 +45,8 @@ def verdicts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     remark(f"{len(stored)} comparisons")
 
 
-def _stored(records: RunRecords) -> list[dict[str, Any]]:
-    try:
-        found = json.loads((records.directory / VERDICTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EnvironmentProblemError(
-            f"{VERDICTS} is missing; run the same command again"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblemError(f"{VERDICTS} cannot be read: {error}") from None
+def _stored(patient: Patient) -> list[dict[str, Any]]:
+    found = patient.stored(VERDICTS)
     if not isinstance(found, list) or not all(isinstance(v, dict) for v in found):
         raise EnvironmentProblemError(f"{VERDICTS} holds no verdicts")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
@@ -50,14 +49,7 @@ def result(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
 
 
 def _stored(patient: Patient) -> dict[str, Any]:
-    try:
-        found = json.loads((patient.directory / VERIFIED_JSON).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EnvironmentProblemError(
-            f"{VERIFIED_JSON} is missing; run the same command again"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblemError(f"{VERIFIED_JSON} cannot be read: {error}") from None
+    found = patient.stored(VERIFIED_JSON)
     parts = ("members", "candidates", "references")
     if not isinstance(found, dict) or not all(isinstance(found.get(p), list) for p in parts):
         raise EnvironmentProblemError(f"{VERIFIED_JSON} holds no verified front")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from nasctl.ledger import Ledger
 from nasctl.records import RunRecords
 from nasctl.runlock import RunLock
 from nasctl.trial import State
-from tests.verify_bench import VerifyBench
+from tests.verify_bench import PLUGIN, VerifyBench
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,15 @@ def test_trainings_that_all_fail_are_an_end(bench: VerifyBench) -> None:
     error = bench.verify("table", code=3, VERIFY_FAILS="1")
     assert "no training today" in error
     assert not (bench.folder / "runs" / "table" / VERIFIED_JSON).exists()
+
+
+def test_other_code_of_a_plugin_is_said_and_is_no_winners_curse(bench: VerifyBench) -> None:
+    ledger = Ledger(bench.folder / "runs" / "table" / "ledger.sqlite", {})
+    ledger.set_meta(plugins=dict.fromkeys(ledger.meta("plugins"), "0" * 64))
+    ledger.close()
+    said = bench.call(
+        "verify", "runs/table", *PLUGIN, "verify.seeds=2", "verify.max_seeds=2", "--progress",
+        "plain", "--json",
+    )  # fmt: skip
+    assert "--plugin tests.verify_plugin: its code has changed since the search" in said.err
+    assert json.loads(said.out)["shrinkage"]["same_recipe"] is False

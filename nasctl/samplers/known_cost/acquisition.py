@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nasctl.samplers.known_cost.gp import Array
 from nasctl.samplers.known_cost.improvement import expected_improvement, front_of
+from nasctl.samplers.known_cost.pool import Candidate
 from nasctl.samplers.known_cost.posterior import Prediction
 from nasctl.samplers.known_cost.scale import Scale
 
@@ -44,6 +45,28 @@ class Target:
         """Of the points, from modelled values, (m,)."""
         result: Array = np.where(np.isnan(self.told), self.scale.scores(values), self.told)
         return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look at all candidates says.
+
+    Attributes:
+        candidates: the pool, and relatives of the front after it.
+        index: those that are promising; `gains` is what each of them is expected to add.
+        prediction: at the candidates, and at the trained and waiting networks.
+        costs: of the candidates, (p, k).
+        at: of the trained and waiting networks, (m, k).
+        target: that gains are measured from.
+    """
+
+    candidates: Sequence[Candidate]
+    index: Index
+    gains: Array
+    prediction: Prediction
+    costs: Array
+    at: Array
+    target: Target
 
 
 def _promising(

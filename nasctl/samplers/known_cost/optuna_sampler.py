@@ -15,7 +15,8 @@ from threadpoolctl import ThreadpoolController
 
 from nasctl.arch import Scalar
 from nasctl.samplers.base import Known, Observation
-from nasctl.samplers.known_cost.strategy import Aim, KnownCostStrategy, Options
+from nasctl.samplers.known_cost.aim import Aim
+from nasctl.samplers.known_cost.strategy import KnownCostStrategy, Options
 from nasctl.space import Choices, Decision, SearchSpace
 from nasctl.trial import Direction
 

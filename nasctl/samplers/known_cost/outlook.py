@@ -19,15 +19,14 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from nasctl.pareto import volume
-from nasctl.samplers.base import Known, Observation, SamplerContext, derive_seed
-from nasctl.samplers.known_cost.acquisition import Target, candidate_gains
+from nasctl.samplers.base import Known, Observation, SamplerContext
+from nasctl.samplers.known_cost.aim import Aim
 from nasctl.samplers.known_cost.gp import Array, Points
 from nasctl.samplers.known_cost.sampler import unknown_objectives
-from nasctl.samplers.known_cost.strategy import FEWEST, Aim, KnownCostStrategy, Options
+from nasctl.samplers.known_cost.strategy import FEWEST, KnownCostStrategy, Options
 from nasctl.space import Choices
 
-SAMPLES = 8  # of the front's true values, to choose by
-JOINT = 200  # of those and the batch's, to tell what it adds
+JOINT = 200  # samples of the true values of front and batch, to tell what it adds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,16 +137,6 @@ class _Outlook(KnownCostStrategy):
             added.append((then - now) / now if now > 0 else math.inf)
         return np.array(added)
 
-    def _target(self, trained: list[int], others: int) -> Target:
-        told = [self._told_mean(self._results[i].network) for i in trained]
-        told = [t if t < self._surrogate.scale.low else math.nan for t in told]
-        return Target(
-            score=self._reference_score(),
-            costs=self._reference,
-            scale=self._surrogate.scale,
-            told=np.array([*told, *[math.nan] * others]),
-        )
-
     def _is_feasible(self, result: int) -> bool:
         known = self._price(self._choices[result])
         return known is not None and known.feasible
@@ -160,38 +149,12 @@ class _Outlook(KnownCostStrategy):
         taken: set[str],
     ) -> tuple[Choices, Known] | None:
         """The candidate that is expected to add most; None: there is none left."""
-        local = self._relatives(number, trained, taken)
-        candidates = [*self._pool, *local]
-        out = [i for n in taken if (i := self._in_pool.get(n)) is not None]
-        if len(out) >= len(candidates):
+        if len(taken & self._in_pool.keys()) >= len(self._pool) and self._is_enumerated:
             return None
-        costs = self._costs
-        if local:
-            costs = np.concatenate([costs, self._cost_matrix(local)])
-        points = [self._results[i].features for i in trained]
-        at = [self._results[i].costs for i in trained]
-        pending = None
-        if waiting:
-            pending = self._points(waiting)
-            points.append(pending)
-            at += [self._aim.cost_vector(known) for _, known in waiting]
-        prediction = self._surrogate.predict(
-            pending=pending,
-            local=(
-                self._points([(c.choices, c.known) for c in local], passing=True) if local else None
-            ),
-            contenders=Points.joined(points) if points else self._features[:0],
-        )
-        index, gains = candidate_gains(
-            prediction,
-            costs,
-            np.array(at).reshape(len(at), costs.shape[1]),
-            known=out,
-            target=self._target(trained, len(waiting)),
-            samples=SAMPLES,
-            rng=np.random.default_rng(derive_seed(self._seed, "outlook", number)),
-        )
-        chosen = candidates[index[int(np.argmax(gains))]]
+        look = self._look(number, trained, waiting, taken, stream="outlook")
+        if not len(look.index):
+            return None
+        chosen = look.candidates[look.index[int(np.argmax(look.gains))]]
         return chosen.choices, chosen.known
 
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from threadpoolctl import ThreadpoolController
 
 from nasctl.samplers.base import Known, Observation, Proposal, SamplerContext, checked_values
-from nasctl.samplers.known_cost.strategy import Aim, KnownCostStrategy, Options
+from nasctl.samplers.known_cost.aim import Aim
+from nasctl.samplers.known_cost.strategy import KnownCostStrategy, Options
 from nasctl.space import Choices
 
 PROBES = 20

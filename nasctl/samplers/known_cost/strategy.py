@@ -15,11 +15,13 @@ import numpy as np
 
 from nasctl.samplers.base import Known, Observation, Proposal, derive_seed
 from nasctl.samplers.known_cost.acquisition import (
+    Look,
     Target,
     candidate_gains,
     fresh_gain,
     repeat_gains,
 )
+from nasctl.samplers.known_cost.aim import Aim
 from nasctl.samplers.known_cost.features import Encoder
 from nasctl.samplers.known_cost.gp import Array, Points
 from nasctl.samplers.known_cost.improvement import front_of
@@ -34,7 +36,6 @@ from nasctl.samplers.known_cost.pool import (
 from nasctl.samplers.known_cost.pool import relatives as relatives_of
 from nasctl.samplers.known_cost.surrogate import Result, Surrogate, repeat_noise
 from nasctl.space import Choices, SearchSpace
-from nasctl.trial import Direction
 
 FEWEST = 3  # results without which there is no model
 POINTS = 150  # trained networks at most that are considered for the front
@@ -42,41 +43,6 @@ PASSING = 10_000_000  # numbers of candidates that are forgotten after the propo
 PARENTS = 24
 STARTERS = 1_000  # candidates that the first trials are chosen from
 RANKED = 25  # proposals kept for attempts that are turned away
-
-
-@dataclass(frozen=True, kw_only=True)
-class Aim:
-    """The objectives, one of them unknown.
-
-    Attributes:
-        objectives: metric to direction, in the order of the told values.
-        unknown: the one that only training tells.
-        bound: its largest possible value, None where there is none; see `Scale`.
-        reference: point of the hypervolume by metric; costs left out: 1.1 times the largest in the
-            pool; the unknown left out: the worst of the first results.
-    """
-
-    objectives: Mapping[str, Direction]
-    unknown: str
-    bound: float | None
-    reference: Mapping[str, float]
-
-    @property
-    def costs(self) -> list[str]:
-        """The objectives that are known."""
-        return [m for m in self.objectives if m != self.unknown]
-
-    def sign(self, metric: str) -> float:
-        """That makes it a cost: smaller is better."""
-        return -1.0 if self.objectives[metric] == "max" else 1.0
-
-    def cost_vector(self, known: Known) -> Array:
-        """The known objectives, smaller is better."""
-        return np.array([self.sign(m) * known.costs[m] for m in self.costs])
-
-    def score(self, value: float) -> float:
-        """The unknown objective, more is better."""
-        return -self.sign(self.unknown) * value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,14 +245,26 @@ class KnownCostStrategy:
         free = [i for i in rng.permutation(part) if starters[i].known.id not in taken]
         return [Proposal(choices=starters[i].choices) for i in free[:RANKED]]
 
-    def _best(
-        self, number: int, waiting: Sequence[tuple[Choices, Known]], taken: set[str]
-    ) -> list[Proposal]:
-        self._surrogate.update(self._results)
-        scale = self._surrogate.scale
-        trained = self._contenders()
-        costs_at = [self._results[i].costs for i in trained]
+    def _look(
+        self,
+        number: int,
+        trained: Sequence[int],
+        waiting: Sequence[tuple[Choices, Known]],
+        taken: set[str],
+        *,
+        stream: str,
+    ) -> Look:
+        """The candidates, and what each is expected to add to what is trained and waiting.
+
+        Args:
+            number: of the proposal, for what is random.
+            trained: results that may be on the front.
+            waiting: networks that are believed to turn out as expected.
+            taken: ids that are no candidates.
+            stream: of random numbers.
+        """
         points = [self._results[i].features for i in trained]
+        costs_at = [self._results[i].costs for i in trained]
         pending = None
         if waiting:
             pending = self._points(waiting)
@@ -298,21 +276,13 @@ class KnownCostStrategy:
             local=(
                 self._points([(c.choices, c.known) for c in local], passing=True) if local else None
             ),
-            contenders=Points.joined(points),
+            contenders=Points.joined(points) if points else self._features[:0],
         )
-        candidates = [*self._pool, *local]
         costs = self._costs
         if local:
             costs = np.concatenate([costs, self._cost_matrix(local)])
         at = np.array(costs_at).reshape(len(costs_at), costs.shape[1])
-        told = [self._told_mean(self._results[i].network) for i in trained]
-        told = [t if t < scale.low else math.nan for t in told]
-        target = Target(
-            score=self._reference_score(),
-            costs=self._reference,
-            scale=scale,
-            told=np.array([*told, *[math.nan] * len(waiting)]),
-        )
+        target = self._target(trained, len(waiting))
         index, gains = candidate_gains(
             prediction,
             costs,
@@ -320,20 +290,48 @@ class KnownCostStrategy:
             known=[i for n in taken if (i := self._in_pool.get(n)) is not None],
             target=target,
             samples=self._options.samples,
-            rng=np.random.default_rng(derive_seed(self._seed, "front", number)),
+            rng=np.random.default_rng(derive_seed(self._seed, stream, number)),
         )
-        order = np.argsort(-gains, kind="stable")
-        fresh = [Proposal(choices=candidates[index[i]].choices) for i in order[:RANKED]]
+        return Look(
+            candidates=[*self._pool, *local],
+            index=index,
+            gains=gains,
+            prediction=prediction,
+            costs=costs,
+            at=at,
+            target=target,
+        )
+
+    def _target(self, trained: Sequence[int], others: int) -> Target:
+        """Of the trained networks, and `others` without a told value."""
+        told = [self._told_mean(self._results[i].network) for i in trained]
+        told = [t if t < self._surrogate.scale.low else math.nan for t in told]
+        return Target(
+            score=self._reference_score(),
+            costs=self._reference,
+            scale=self._surrogate.scale,
+            told=np.array([*told, *[math.nan] * others]),
+        )
+
+    def _best(
+        self, number: int, waiting: Sequence[tuple[Choices, Known]], taken: set[str]
+    ) -> list[Proposal]:
+        self._surrogate.update(self._results)
+        trained = self._contenders()
+        look = self._look(number, trained, waiting, taken, stream="front")
+        order = np.argsort(-look.gains, kind="stable")
+        fresh = [Proposal(choices=look.candidates[look.index[i]].choices) for i in order[:RANKED]]
         repeats = self._repeats(trained, waiting)
         if not repeats:
             return fresh
+        prediction, at, target = look.prediction, look.at, look.target
         members, worth = repeat_gains(prediction, at, among=repeats, target=target)
         if not len(members):
             return fresh
         again = members[np.argmax(worth)]
         if len(order):
-            top = int(index[order[0]])
-            if worth.max() <= fresh_gain(prediction, top, costs[top], at, target=target):
+            top = int(look.index[order[0]])
+            if worth.max() <= fresh_gain(prediction, top, look.costs[top], at, target=target):
                 return fresh
         choices = self._choices[trained[again]]
         return [Proposal(choices=choices, repeat=True), *fresh]

@@ -32,7 +32,7 @@ GAP_TRAININGS = 20
 @click.option("--constraint", "constraints", multiple=True, metavar="METRIC=VALUE",
               help="Upper bound on a cost; METRIC=none lifts one of the run.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), default=24, show_default=True, metavar="N",
-              help="Of --device: networks measured whole at most.")  # fmt: skip
+              help="Of --device: networks measured whole at most, in this call.")  # fmt: skip
 @click.option("--no-gap", is_flag=True,
               help="Do not estimate what a new search might add.")  # fmt: skip
 @click.option("--address", metavar="HOST:PORT",

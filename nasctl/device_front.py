@@ -166,8 +166,10 @@ class _Asked:
         kept = kept.with_table(price.latency.to_json())
         kept.write()  # before hours of measuring more
         self._check_constraints(price)
+        others = kept.measurements.keys() | {t.arch_id for t in self._references}
         for _ in itertools.repeat(None, ROUNDS):
-            todo = self._to_measure(price, kept.measurements)
+            room = self._request.limit - len(kept.measurements.keys() - others)
+            todo = self._to_measure(price, kept.measurements, room)
             if not todo:
                 break
             place = latency_place(config, self._request.executor, self._request.registry)
@@ -207,16 +209,16 @@ class _Asked:
             )
 
     def _to_measure(
-        self, price: Pricer, measured: Mapping[str, Mapping[str, Any]]
+        self, price: Pricer, measured: Mapping[str, Mapping[str, Any]], room: int
     ) -> list[Architecture]:
-        """Members and near-front networks, by what is known so far; references in any case."""
+        """Members and near-front networks, by what is known so far, `room` of them at most;
+        references in any case."""
         entries = self._entries(price, measured)
         # What may turn out to be within a bound is worth a measurement.
         able = [e for e in entries if not self._over(e, hopeful=True)]
         members = front_entries(able, self._objectives)
         near = near_front_entries(able, members, self._objectives)
         todo = [e.architecture for e in (*members, *near) if e.arch_id not in measured]
-        room = max(0, self._request.limit - len(measured))
         done = [t for t in self._references if t.state is State.COMPLETE]
         return todo[:room] + [t.architecture for t in done if t.arch_id not in measured]
 

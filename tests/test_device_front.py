@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -149,6 +150,10 @@ def test_the_gap_is_told_with_what_it_rests_on(searched: Path) -> None:
         (("--device", "board"), "give --address HOST:PORT, or say what it is"),
         (("--latency", "threads=2"), "--latency: of --device"),
         (("--address", "h:1"), "--address: of --device"),
+        (
+            ("--device", "torch", "--address", "h:1"),
+            "--address h:1: --device torch is measured on this machine",
+        ),
         (("--constraint", "params=nan"), "--constraint params=nan: expected METRIC=VALUE"),
         (("--constraint", "latency=3"), "unknown cost 'latency'; did you mean 'latency_ms'"),
         (("--constraint", "latency_ms=fast"), "expected METRIC=VALUE"),
@@ -223,6 +228,18 @@ class TestGap:
         assert "no candidate" in str(expected_gap(nothing, self.told(9), proposals=5))
         free = self.context(price=lambda c: Known(id=str(c), costs={}, feasible=True))
         assert "one objective" in str(expected_gap(free, self.told(9), proposals=5))
+
+    def test_where_nothing_that_is_trained_is_allowed_there_is_nothing_to_compare(self) -> None:
+        told = self.told(9)
+        allowed, price = self.context(), self.context().price
+        assert price is not None
+        ids = {price(dict(o.choices)).id for o in told}
+        context = dataclasses.replace(
+            allowed,
+            price=lambda c: dataclasses.replace(price(c), feasible=price(c).id not in ids),
+        )
+        found = expected_gap(context, told, proposals=5)
+        assert "no hypervolume within the predicted costs" in str(found)
 
     def test_in_words(self) -> None:
         assert gap_line(None) == ""

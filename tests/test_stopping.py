@@ -110,6 +110,22 @@ def hashed(engine: Engine) -> str:
     return history_hash(engine.trials)
 
 
+def test_what_was_decided_stands_for_the_same_command_alone(tmp_path: Path) -> None:
+    # In the order `async`, results that were on their way would else make it begin again.
+    path = tmp_path / "l.sqlite"
+    engine = engine_at(path)
+    run(engine)
+    stopped = engine.stopped
+    assert stopped is not None
+    again = rule_of(path, 57)
+    assert again is not None
+    assert again.decided == stopped
+    assert engine_at(path).stopped == stopped
+    changed = rule_of(path, 57, marginal_gain=0.0001)
+    assert changed is not None
+    assert changed.decided is None
+
+
 def test_a_search_that_brings_little_ends_early(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "l.sqlite")
     run(engine)

@@ -85,3 +85,12 @@ def test_another_device_has_another_front_among_the_same_networks(desk: Desk) ->
     _, err = desk.run(*BOARD, "--constraint", "params=1", "--no-gap", code=3)
     assert "none of the" in err
     assert "the closest is" in err
+
+    # Another device under the same name is noticed before anything is added to its figures.
+    path = folder / "devices" / "board.json"
+    other = json.loads(path.read_text(encoding="utf-8"))
+    other["table"]["device"], other["measurements"] = "another board", {}
+    path.write_text(json.dumps(other), encoding="utf-8")
+    _, err = desk.run(*BOARD, "--no-gap", code=4)
+    assert "what was measured under that name is of another device (another board)" in err
+    assert json.loads(path.read_text(encoding="utf-8"))["measurements"] == {}

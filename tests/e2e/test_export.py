@@ -107,6 +107,12 @@ def test_an_mlflow_model_is_logged_once(arch_id: str, capsys: Any) -> None:
     assert examine(RUN).sound
 
 
+def test_int8_has_the_ending_of_its_format(arch_id: str, capsys: Any) -> None:
+    with pytest.raises(ConfigError, match=r"-o m\.pt2: \.pt2 is the ending of --format pt2"):
+        nasctl(capsys, "export", str(RUN), arch_id, "--int8", "-o", "m.pt2")
+    assert not Path("m.pt2").exists()
+
+
 def test_a_store_that_cannot_be_reached_loses_nothing(
     arch_id: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

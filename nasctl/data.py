@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -14,7 +16,7 @@ from nasctl import data_readers as readers
 from nasctl.arch import Shape
 from nasctl.data_readers import Images, Labels
 from nasctl.dataset import Dataset, stratified_split
-from nasctl.errors import ConfigError, unknown
+from nasctl.errors import ConfigError, EnvironmentProblemError, unknown
 
 __all__ = ["DATASETS", "Dataset", "load_dataset", "stratified_split"]
 
@@ -172,14 +174,30 @@ def digits(split_seed: int = 0) -> Dataset:
 
     300 validation and 300 test images; the 17 grey levels are spread over 0 .. 255.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    labels = bunch.target.astype(np.int64)
+    table = _digits_of_sklearn()
+    images = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
     rest, rest_labels, test, test_labels = _split_off(images, labels, 300, split_seed)
     train = _split_off(rest, rest_labels, 300, split_seed)
     return _dataset("digits", train, (test, test_labels), tuple(str(n) for n in range(10)))
+
+
+def _digits_of_sklearn() -> np.ndarray:
+    """Grey levels 0 .. 16 of 64 pixels and the digit, (1797, 65).
+
+    From the file that `load_digits` reads, without the two seconds of importing scikit-learn.
+
+    Raises:
+        EnvironmentProblemError: scikit-learn, or its file, is not there.
+    """
+    package = importlib.util.find_spec("sklearn")  # finds it, imports nothing
+    folders = package.submodule_search_locations if package else None
+    file = Path(next(iter(folders or ()), "")) / "datasets" / "data" / "digits.csv.gz"
+    try:
+        with gzip.open(file, "rt", encoding="ascii") as lines:
+            return np.loadtxt(lines, delimiter=",")
+    except OSError as error:
+        raise EnvironmentProblemError(f"data=digits: scikit-learn's {file}: {error}") from None
 
 
 def _inside(folder: Path, usual: str) -> Path:

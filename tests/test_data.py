@@ -15,10 +15,11 @@ import yaml
 from nasctl.data import (
     DATASETS,
     FASHION_MNIST_CLASSES,
+    _digits_of_sklearn,
     load_dataset,
     stratified_split,
 )
-from nasctl.errors import ConfigError
+from nasctl.errors import ConfigError, EnvironmentProblemError
 from tests.data_samples import IDX, ROOT, rng, tiny
 
 # The value
@@ -178,6 +179,22 @@ def test_digits() -> None:
     assert data.test_labels is not None
     assert len(data.test_labels) == 300
     assert data.train_images.max() == 255
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """Read from its file, without importing it."""
+    from sklearn.datasets import load_digits
+
+    table = _digits_of_sklearn()
+    bunch = load_digits()
+    np.testing.assert_array_equal(table[:, :-1].reshape(-1, 8, 8), bunch.images)
+    np.testing.assert_array_equal(table[:, -1], bunch.target)
+
+
+def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EnvironmentProblemError, match=r"data=digits: scikit-learn's .*gz"):
+        load_dataset("digits", {})
 
 
 def test_plugin_data_sets() -> None:

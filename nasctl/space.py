@@ -138,10 +138,16 @@ class SearchSpace:
         return {d.name: d for d in self.decisions}
 
     @functools.cached_property
-    def conditions_on(self) -> frozenset[str]:
-        """The decisions that others depend on."""
-        found = (c for d in self.decisions for c in ((d.when or {}), *(d.any_of or ())))
-        return frozenset(name for condition in found for name in condition)
+    def dependents(self) -> Mapping[str, frozenset[str]]:
+        """For each decision those that may come or go when it changes, through others as well."""
+        found: dict[str, set[str]] = {d.name: set() for d in self.decisions}
+        for d in self.decisions:  # after all that it depends on
+            conditions = ((d.when or {}), *(d.any_of or ()))
+            direct = {name for condition in conditions for name in condition}
+            for name, later in found.items():
+                if name in direct or not later.isdisjoint(direct):
+                    later.add(d.name)
+        return {name: frozenset(later) for name, later in found.items()}
 
     def decide(self, pick: Callable[[Decision], Scalar]) -> Choices:
         """Walks the decisions in order and asks `pick` for each active one."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nasctl.arch import Architecture, Cost, Opaque
 from nasctl.errors import SpecError
+from nasctl.samplers.known_cost.pool import mutate
 from nasctl.space import Choices, Decision, Family, SearchSpace, cost_range, measure_space
 
 KIND = Decision("kind", ("conv", "pool", "none"))
@@ -73,6 +74,27 @@ def test_count_is_the_length_of_the_enumeration(space: SearchSpace) -> None:
 def test_samples_are_valid_and_reproducible(space: SearchSpace, seed: int) -> None:
     drawn = space.sample(random.Random(seed))
     assert space.validate(drawn) == drawn == space.sample(random.Random(seed))
+
+
+@settings(deadline=None, max_examples=100)
+@given(spaces(), st.integers(0, 99))
+def test_a_mutant_is_valid_and_changes_what_it_says(space: SearchSpace, seed: int) -> None:
+    rng = random.Random(seed)
+    parent = space.sample(rng)
+    mutant = mutate(space, parent, rng, 1)
+    assert space.validate(mutant) == mutant
+    assert list(mutant) == [d.name for d in space.decisions if d.name in mutant]
+    changed = [n for n in parent if n in mutant and parent[n] != mutant[n]]
+    assert len(changed) == any(len(space.by_name[n].choices) > 1 for n in parent)
+    assert set(parent) ^ set(mutant) <= {later for n in changed for later in space.dependents[n]}
+
+
+def test_dependents_are_found_through_others() -> None:
+    assert SPACE.dependents == {
+        "kind": frozenset({"kernel", "groups"}),
+        "kernel": frozenset({"groups"}),
+        "groups": frozenset(),
+    }
 
 
 def test_enumeration_is_lexicographic() -> None:

@@ -81,16 +81,24 @@ def mutate(
     decisions = space.by_name
     free = [n for n in choices if len(decisions[n].choices) > 1]
     changed = set(rng.sample(free, min(changes, len(free))))
-    if changed.isdisjoint(space.conditions_on):  # no other decision comes or goes
-        others = {n: [c for c in decisions[n].choices if c != choices[n]] for n in sorted(changed)}
-        return {**choices, **{n: rng.choice(values) for n, values in others.items()}}
+    affected = frozenset[str]().union(*(space.dependents[n] for n in changed))
 
-    def pick(d: Decision) -> Scalar:
-        if d.name in changed and d.name in choices:
-            return rng.choice([c for c in d.choices if c != choices[d.name]])
-        return choices[d.name] if d.name in choices else rng.choice(d.choices)
+    def pick(name: str) -> Scalar:
+        alternatives = decisions[name].choices
+        if name not in choices:
+            return rng.choice(alternatives)
+        if name in changed:
+            return rng.choice([c for c in alternatives if c != choices[name]])
+        return choices[name]
 
-    return space.decide(pick)
+    if not affected:
+        others = {name: pick(name) for name in sorted(changed)}
+        return {**choices, **others}
+    mutant: Choices = {}
+    for name, decision in decisions.items():
+        if decision.is_active(mutant) if name in affected else name in choices:
+            mutant[name] = pick(name)
+    return mutant
 
 
 def cross(

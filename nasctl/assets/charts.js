@@ -13,12 +13,13 @@ const charts = (() => {
   const cut = (s, n) => (s.length > n ? s.slice(0, n - 1) + "…" : s);
 
   function layout(x, y, extra) {
-    const axis = (title) => ({ title: { text: plain(title), font: { size: 13, color: colour.ink } }, gridcolor: colour.line,
-      linecolor: "#c3ccd8", zeroline: false, ticks: "outside", ticklen: 4, tickcolor: "#c3ccd8", automargin: true });
+    // Of the upright axis the room at its left alone: with that above its top label, too, Plotly can go to and fro for ever.
+    const axis = (title, room) => ({ title: { text: plain(title), font: { size: 13, color: colour.ink } }, gridcolor: colour.line,
+      linecolor: "#c3ccd8", zeroline: false, ticks: "outside", ticklen: 4, tickcolor: "#c3ccd8", automargin: room });
     return { font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
       margin: { l: 56, r: 14, t: 10, b: 46 }, dragmode: "zoom",
       hoverlabel: { bgcolor: "#fff", bordercolor: "#c3ccd8", font: { ...font, color: colour.ink }, align: "left", namelength: 0 },
-      xaxis: axis(x), yaxis: axis(y), ...extra };
+      xaxis: axis(x, true), yaxis: axis(y, "left"), ...extra };
   }
 
   // Paper is narrower than the screen, and the charts are drawn in pixels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +193,16 @@ def test_every_kind_of_run_is_drawn_quietly(browser: Any, tmp_path: Path, name: 
         assert report.page.locator("img").count() == 0
         assert "<script>" in report.page.locator("#selected").text_content()
     report.close()
+
+
+def test_a_label_at_the_edge_of_a_chart_is_drawn_quietly(browser: Any, tmp_path: Path) -> None:
+    """The hypervolume of a real search: with room above its top label Plotly went to and fro."""
+    grew = [10328, 26807, 27199, 28089, 28543, 28713, 28714, 31955, 32198, 32977, 33036, 33083]
+    grew += [33088, 33104, 33306, 33306, 33307, 33307, 33307, 33319, 33351, 33380, 33384, 33384]
+    history = tuple((n, float(v)) for n, v in enumerate(grew))
+    Opened(
+        browser, tmp_path, dataclasses.replace(sample.view(), hypervolume_history=history)
+    ).close()
 
 
 def test_works_in_the_frame_that_mlflow_shows_it_in(browser: Any, tmp_path: Path) -> None:

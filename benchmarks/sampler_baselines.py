@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+from botorch_sampler import BoTorch
+
 from nasctl.pareto import front
-from nasctl.samplers.base import Observation, Proposal, SamplerContext, derive_seed
+from nasctl.samplers.base import Observation, Proposal, Sampler, SamplerContext, derive_seed
 from nasctl.samplers.known_cost.pool import mutate
 from nasctl.space import Choices
 
@@ -81,133 +84,24 @@ class RegularisedEvolution(LocalSearch):
         return Proposal(choices=mutate(space, parent, rng, 1))
 
 
-class BoTorch(LocalSearch):
-    """A Gaussian process for the unknown objective, deterministic models for the known ones, and
-    the noisy expected hypervolume improvement over both (qLogNEHVI: Daulton et al. 2021, Ament et
-    al. 2023), as BoTorch has them (Balandat et al. 2020), with its defaults.
-
-    The process sees the choices one-hot and models -log(1 - accuracy). Candidates are unseen
-    mutants of the front and others at random. BoTorch compiles a C++ kernel at its first use, which
-    takes minutes on a busy machine.
-    """
-
-    candidates = 2000
-    mutants = 500
-
-    def __init__(self, context: SamplerContext, startup: int = 10) -> None:
-        super().__init__(context, startup)
-        price = context.price
-        assert price is not None, "botorch needs known costs"
-        self._price = price
-        known = price(context.space.sample(random.Random(0)))
-        assert known is not None
-        self._costs = [m for m in context.objectives if m in known.costs]
-        self._unknown = [m for m in context.objectives if m not in known.costs].pop()
-        self._at = context.objectives.index(self._unknown)
-
-    def ask(
-        self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
-    ) -> Proposal | None:
-        rng = random.Random(derive_seed(self._context.seed, "botorch", number, attempt))
-        if len(self._told) < self._startup or attempt:
-            return Proposal(choices=self._context.space.sample(rng))
-        taken = {tuple(c.items()) for c in (*(o.choices for o in self._told), *pending)}
-        found = list(self._candidates(rng, taken).values())
-        if not found:
-            return None
-        return Proposal(choices=found[self._best(found, pending, rng.getrandbits(31))])
-
-    def _candidates(
-        self, rng: random.Random, taken: Collection[tuple[Any, ...]]
-    ) -> dict[tuple[Any, ...], Choices]:
-        space, parents = self._context.space, self._members()
-        found: dict[tuple[Any, ...], Choices] = {}
-        for i in range(2 * self.candidates):
-            if len(found) == self.candidates:
-                break
-            is_mutant = i < self.mutants
-            choices = mutate(space, rng.choice(parents), rng, 1) if is_mutant else space.sample(rng)
-            if tuple(choices.items()) not in taken and self._price(choices) is not None:
-                found[tuple(choices.items())] = choices
-        return found
-
-    def _inputs(self, configurations: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-        """One column per choice, then the costs as parts of the reference point."""
-        rows = []
-        for choices in configurations:
-            row = [
-                float(choices.get(d.name) == c)
-                for d in self._context.space.decisions
-                for c in d.choices
-            ]
-            known = self._price(dict(choices))
-            assert known is not None
-            row += [known.costs[m] / self._context.reference_point[m] for m in self._costs]
-            rows.append(row)
-        return rows
-
-    def _best(
-        self, candidates: Sequence[Choices], pending: Sequence[Mapping[str, Any]], seed: int
-    ) -> int:
-        """The position of the candidate with the greatest expected improvement."""
-        import torch
-        from botorch.acquisition.multi_objective.logei import (
-            qLogNoisyExpectedHypervolumeImprovement,
-        )
-        from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import ModelList, SingleTaskGP
-        from botorch.models.deterministic import GenericDeterministicModel
-        from botorch.models.transforms.input import FilterFeatures
-        from botorch.optim import optimize_acqf_discrete
-        from gpytorch.mlls import ExactMarginalLogLikelihood
-
-        def tensor(rows: Sequence[Sequence[float]]) -> Any:
-            return torch.tensor(rows, dtype=torch.float64)
-
-        seen = tensor(self._inputs([o.choices for o in self._told]))
-        told = [(o.values or ())[self._at] for o in self._told]
-        errors = tensor([[max(1.0 - a, 1e-4)] for a in told])
-        width = seen.shape[1] - len(self._costs)
-        room = 1.0 - self._context.reference_point[self._unknown]
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            process = SingleTaskGP(
-                seen, -errors.log(), input_transform=FilterFeatures(torch.arange(width))
-            )
-            fit_gpytorch_mll(ExactMarginalLogLikelihood(process.likelihood, process))
-            costs = GenericDeterministicModel(lambda x: -x[..., width:], len(self._costs))
-
-            def objective(samples: Any, X: Any = None) -> Any:  # noqa: N803, ARG001 - BoTorch's names
-                above = 1.0 - (-samples[..., :1]).exp() / room
-                return torch.cat([above, samples[..., 1:]], dim=-1)
-
-            gain = qLogNoisyExpectedHypervolumeImprovement(
-                ModelList(process, costs),
-                ref_point=[0.0, *(-1.0 for _ in self._costs)],
-                X_baseline=seen,
-                X_pending=tensor(self._inputs(pending)) if pending else None,
-                objective=GenericMCMultiOutputObjective(objective),
-                prune_baseline=True,
-                cache_root=False,
-            )
-            choices = tensor(self._inputs(candidates))
-            best, _ = optimize_acqf_discrete(gain, 1, choices, max_batch_size=500)
-        return int((choices == best).all(dim=1).nonzero()[0])
-
-
-BASELINES = {
+BASELINES: dict[str, Callable[[SamplerContext], Sampler]] = {
     "local_search": LocalSearch,
     "regularised_evolution": RegularisedEvolution,
     "botorch": BoTorch,
+    "botorch_hamming": partial(BoTorch, kernel="hamming"),
 }
-NEEDS = {"botorch": "botorch"}
-"""Libraries that are no dependencies of nasctl."""
+NEEDS = {"botorch": "botorch", "botorch_hamming": "botorch"}
+"""Libraries that are no dependencies of nasctl; what needs one is slow, and has to be named."""
 
 
-def available() -> list[str]:
-    """The baselines whose libraries are installed."""
-    return [n for n in BASELINES if n not in NEEDS or find_spec(NEEDS[n])]
+def standard() -> list[str]:
+    """The baselines that need nothing else."""
+    return [n for n in BASELINES if n not in NEEDS]
+
+
+def additional() -> list[str]:
+    """The baselines whose libraries are installed although nasctl does not need them."""
+    return [n for n, library in NEEDS.items() if find_spec(library)]
 
 
 def problem_of_names(names: Sequence[str], versus: str | None, offered: Sequence[str]) -> str:

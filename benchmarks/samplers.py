@@ -12,7 +12,8 @@ another seed: samplers are asked up to 20 times for a new one, then one is drawn
 search. `--window` trials are in flight: their results are not known when the next is proposed,
 their choices are. With --noise, results are told with an error, and the front that they declare
 (means over the seeds of a network) is scored by the table. --plot draws all curves with their
-quartiles. The sampler botorch is there where BoTorch is installed, which nasctl does not need.
+quartiles. The samplers botorch and botorch_hamming, which are slow, are there where BoTorch is
+installed, which nasctl does not need.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sampler_baselines import BASELINES, available, problem_of_names
+from sampler_baselines import BASELINES, additional, problem_of_names, standard
 from sampler_tables import Key, Table, read_table, synthetic_table
 
 from nasctl.pareto import front, hypervolume
@@ -235,5 +236,11 @@ def main(
         plot(args.plot, at, curves)
 
 
+def command() -> None:
+    """The comparison of all samplers."""
+    compared = [*(n for n in SAMPLERS if n != "gp"), *standard()]
+    main(__doc__, compared, _run, ["gp", *additional()])
+
+
 if __name__ == "__main__":
-    main(__doc__, [*(n for n in SAMPLERS if n != "gp"), *available()], _run, ["gp"])
+    command()

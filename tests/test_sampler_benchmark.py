@@ -1,0 +1,67 @@
+"""The command line of `benchmarks/samplers.py`: samplers that need what nasctl does not."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def samplers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("samplers")
+
+
+def refusal(
+    samplers: ModuleType,
+    argv: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    monkeypatch.setattr(sys, "argv", ["samplers.py", *argv])
+    with pytest.raises(SystemExit) as stopped:
+        samplers.command()
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    return printed.err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["botorch", "botorch_hamming"])
+def test_botorch_is_named_where_it_is_not_installed(
+    name: str,
+    samplers: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    baselines = sys.modules["sampler_baselines"]
+    monkeypatch.setattr(baselines, "find_spec", lambda library: None)
+    said = refusal(samplers, ["--samplers", f"random,{name}"], monkeypatch, capsys)
+    assert said.endswith(f"--samplers {name}: not installed; pip install botorch")
+
+
+def test_botorch_is_offered_where_it_is_installed_and_never_by_default(
+    samplers: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baselines = sys.modules["sampler_baselines"]
+    monkeypatch.setattr(baselines, "find_spec", lambda library: SimpleNamespace(name=library))
+    said = refusal(samplers, ["--samplers", "bottorch"], monkeypatch, capsys)
+    offered = said.partition("one of ")[2].split(", ")
+    assert {"known_cost", "local_search", "botorch", "botorch_hamming"} <= set(offered)
+    said = refusal(samplers, ["--versus", "botorch"], monkeypatch, capsys)
+    assert "--versus botorch: not among --samplers known_cost," in said
+
+
+def test_without_botorch_the_other_names_are_offered(
+    samplers: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baselines = sys.modules["sampler_baselines"]
+    monkeypatch.setattr(baselines, "find_spec", lambda library: None)
+    said = refusal(samplers, ["--samplers", "bottorch"], monkeypatch, capsys)
+    assert "botorch" not in said.partition("one of ")[2]

@@ -32,5 +32,8 @@ INI
     *) echo "MLFLOW_AUTH: expected none or basic, got $MLFLOW_AUTH" >&2; exit 2 ;;
 esac
 
+# On a busy host a worker that still imports does not answer for longer than the 5 s that Uvicorn
+# gives it; it would be killed and started again for ever.
 exec mlflow server --host 0.0.0.0 --port 5000 --workers "${MLFLOW_WORKERS:-2}" \
+    --uvicorn-opts "--timeout-worker-healthcheck 120" \
     --artifacts-destination /mlartifacts --allowed-hosts "$MLFLOW_HOSTS" "$@"

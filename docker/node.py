@@ -46,7 +46,7 @@ def start_command(role: str) -> list[str]:
 
 
 def searches() -> list[int]:
-    """Process ids of the searches and ablations in this container."""
+    """Process ids of the searches, ablations and verifications in this container."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -54,7 +54,7 @@ def searches() -> list[int]:
         except OSError:  # it ended as we looked
             continue
         programs = {Path(word).name for word in words[:3]}
-        if "nasctl" in programs and {"search", "ablate"} & set(words):
+        if "nasctl" in programs and {"search", "ablate", "verify"} & set(words):
             found.append(int(folder.name))
     return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasctl import precision
+from nasctl import precision, running
 from nasctl.ablation.build import CheckRecipe, Prepared, prepare_study, recipe_of
 from nasctl.ablation.job import AblationJob
 from nasctl.ablation.plan import Planned, StudyPlan, deadline
@@ -19,7 +21,6 @@ from nasctl.arch import Architecture
 from nasctl.engine import Engine, EngineSettings
 from nasctl.errors import TooManyFailuresError
 from nasctl.evaluate import CHECKPOINTS, EvaluatorJob, TrainingJob
-from nasctl.executors import create_executor
 from nasctl.executors.base import Executor
 from nasctl.executors.place import ExecutorPlace
 from nasctl.fields import canonical_json
@@ -27,8 +28,10 @@ from nasctl.files import write_json
 from nasctl.interrupt import StopRequest
 from nasctl.ledger import Ledger
 from nasctl.planned import NoSampler
+from nasctl.prepare import OTHER_DATA
 from nasctl.pricing import latency_place, latency_settings
 from nasctl.records import RunRecords
+from nasctl.resources import configured_resources, note_resources
 from nasctl.rundir import OpenRun
 from nasctl.runflow import (
     Announcer,
@@ -77,16 +80,21 @@ def run_ablation(request: AblationRequest) -> RunRecords:
     config = request.config
     prepared = prepare_study(config, request.registry, request.check_recipe)
     directory = Path(config.output_dir) / config.name
-    environment, images = {}, None
+    environment, images, data = {}, None, None
     if config.evaluator == "train":
+        data = "-".join(sorted({d.fingerprint for d in prepared.datasets.values()}))
         on_gpu = config.executor.name == "inline" or config.executor.gpus > 0
         environment["precision"] = precision.effective(config.recipe.amp, may_use_gpu=on_gpu)
         images = len(prepared.data_of(prepared.study.baseline).val_labels)
     meta = {
         "environment": environment,
         "validation_images": images,
+        "data": data,
         "study": prepared.study.to_json(),
     }
+    request = dataclasses.replace(
+        request, differences=functools.partial(_differences, request, directory, data)
+    )
     with opened(request, directory, meta, same_code=True) as (run, stop):
         _allow_more_seeds(run.ledger, prepared.study.to_json())
         ablation = _Ablation(request, prepared, run, stop)
@@ -101,6 +109,21 @@ def run_ablation(request: AblationRequest) -> RunRecords:
         )
     _check_results(records)
     return records
+
+
+def _differences(
+    request: AblationRequest,
+    directory: Path,
+    data: str | None,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+) -> list[str]:
+    """Those of the configuration, and of the images that it is about."""
+    found, recorded = request.differences(before, now), RunRecords(directory).meta("data")
+    if recorded not in (None, data):
+        name = request.config.data.name
+        found = [*found, f"data: {name} has changed since this study began: {OTHER_DATA}"]
+    return found
 
 
 def _check_results(records: RunRecords) -> None:
@@ -145,10 +168,9 @@ class _Ablation:
     def work(self, tracking: Tracking) -> None:
         """Trains and measures."""
         self._ledger.set_meta(exhausted_at=None)  # more seeds may be allowed now
-        options = self._config.executor.model_dump(exclude={"name", "retries"})
-        executor = create_executor(
-            self._config.executor.name,
-            **options,
+        executor = running.configured_executor(
+            self._config.executor,
+            self._request.registry,
             announce=self._display.phase,
             note=self._display.warning,
         )
@@ -246,6 +268,10 @@ class _Ablation:
         self._display.started(most, engine.trials, at_most=study.last > study.first)
         if plan.has_more({t.number: t for t in engine.trials}):
             self._display.phase("starting workers")
+            given = configured_resources(self._request.resolved)
+            if self._config.evaluator == "train":
+                given = running.with_own_gpu(given, self._config.executor)
+            note_resources(self._ledger, given)
             drive(
                 engine,
                 executor,

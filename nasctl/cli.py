@@ -17,6 +17,7 @@ from nasctl.cli_ablate import ablate
 from nasctl.cli_cluster import fetch, jobs, logs, send_run, stop, submit
 from nasctl.cli_common import (
     command_line,
+    is_submitted,
     print_json,
     run_options,
     say,
@@ -91,7 +92,7 @@ def search(  # noqa: PLR0917 - click passes one argument per option
 def _search(
     loaded: LoadedConfig, registry: Registry, *, fresh: bool, progress: str, as_json: bool
 ) -> RunRecords:
-    from nasctl.config import config_diff, resolved_yaml
+    from nasctl.config import config_diff, resolved_yaml, with_whole_paths
     from nasctl.outputs import make_tracker, publish, tracking_settings
     from nasctl.progress import make_progress
     from nasctl.records import RunRecords
@@ -100,11 +101,11 @@ def _search(
     display = make_progress(progress)
     for note in loaded.notes:
         display.warning(note)
-    config = loaded.config
+    config = loaded.config if is_submitted() else with_whole_paths(loaded.config)
     settings = tracking_settings(loaded.resolved["tracking"], Path(config.output_dir))
     request = SearchRequest(
         config=config,
-        resolved=loaded.resolved,
+        resolved=config.model_dump(mode="json"),
         config_text=resolved_yaml(config),
         command=command_line(),
         fresh=fresh,
@@ -247,13 +248,16 @@ def doctor(run: str, as_json: bool) -> None:
 @cli.command()
 def configs() -> None:
     """List the packaged configurations and option groups."""
-    from nasctl.config import list_ablations, list_configs
+    from nasctl.config import list_ablations, list_configs, list_verification
 
     for found in list_configs():
         name = f"{found.group}={found.name}" if found.group else found.name
         click.echo(f"{name:<24} {found.description}".rstrip())
     click.echo("\nfor nasctl ablate")
     for found in list_ablations():
+        click.echo(f"{found.name:<32} {found.description}".rstrip())
+    click.echo("\nfor nasctl verify")
+    for found in list_verification():
         click.echo(f"{found.name:<32} {found.description}".rstrip())
 
 

@@ -11,12 +11,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from nasctl.cli_common import Command, command_line, print_json, say
-from nasctl.errors import EnvironmentProblemError, InterruptedSearchError
+from nasctl.errors import ConfigError, EnvironmentProblemError, InterruptedSearchError
 
 if TYPE_CHECKING:
     from nasctl.cluster import Cluster, ClusterJob
@@ -52,6 +52,8 @@ def _connect(address: str | None, token_file: Path | None) -> Cluster:
 @click.option("--plugin", "plugins", multiple=True, metavar="MODULE",
               help="Python module with your blocks, families, ...; is sent along.")  # fmt: skip
 @click.option("--ablate", "is_ablation", is_flag=True, help="CONFIG is for `nasctl ablate`.")
+@click.option("--verify", "is_verification", is_flag=True,
+              help="CONFIG is a run on the cluster, to be verified there.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="As `nasctl search --dry-run`, on this machine.")
 @click.option("--fresh", is_flag=True, help="Move an existing run of that name aside first.")
 @click.option("--detach", is_flag=True, help="Print the job's id and leave.")
@@ -62,6 +64,7 @@ def submit(  # noqa: PLR0917 - click passes one argument per option
     overrides: tuple[str, ...],
     plugins: tuple[str, ...],
     is_ablation: bool,
+    is_verification: bool,
     dry_run: bool,
     fresh: bool,
     detach: bool,
@@ -71,35 +74,38 @@ def submit(  # noqa: PLR0917 - click passes one argument per option
 ) -> None:
     """Run a search (or, with --ablate, a study) as a job on a Ray cluster.
 
-    CONFIG and KEY=VALUE as for `nasctl search`. Progress is shown until the job ends; the exit
-    status is the job's. Leaving (Ctrl-C) leaves the job at work. The same command continues a run
-    that was stopped. The run's folder is on the cluster: `nasctl fetch NAME` brings it.
+    CONFIG and KEY=VALUE as for `nasctl search`; files that it names by a relative path go along.
+    Progress is shown until the job ends; the exit status is the job's. Leaving (Ctrl-C) leaves the
+    job at work. The same command continues a run that was stopped. The run's folder is on the
+    cluster: `nasctl fetch NAME` brings it.
     """
+    _check_flags(config, dry_run, is_ablation=is_ablation, is_verification=is_verification)
     if dry_run:
         _dry_run(config, overrides, plugins, is_ablation=is_ablation, as_json=as_json)
         return
     from nasctl.cluster import read_address, read_token
-    from nasctl.cluster_submission import prepare
+    from nasctl.cluster_fetch import find_source
+    from nasctl.cluster_submission import prepare, prepare_verification
 
     read_address(address, os.environ)  # what is wrong with it is said before anything is loaded
     read_token(token_file, os.environ)
-    submission = prepare(
-        config,
-        overrides,
-        plugins,
-        ablate=is_ablation,
-        fresh=fresh,
-        as_json=as_json,
-        root=Path.cwd(),
-    )
+    options: dict[str, Any] = {"fresh": fresh, "as_json": as_json, "root": Path.cwd()}
+    cluster = None
+    if is_verification:
+        cluster = _connect(address, token_file)
+        found = find_source(cluster, config)
+        place = (found.run, found.output_dir)
+        submission = prepare_verification(*place, overrides, plugins, **options)
+    else:
+        submission = prepare(config, overrides, plugins, ablate=is_ablation, **options)
     for note in submission.notes:
         say(note)
-    cluster = _connect(address, token_file)
+    cluster = cluster or _connect(address, token_file)
     _check_free(cluster, submission.run, submission.output_dir)
     from nasctl.cluster import COMMAND, CONFIG, KIND, OUTPUT_DIR, RUN
     from nasctl.cluster_submission import new_job_id
 
-    job_id = new_job_id("", submission.run)
+    job_id = new_job_id("verify" if is_verification else "", submission.run)
     command = command_line()
     with tempfile.TemporaryDirectory(prefix="nasctl-submit-") as folder:
         try:
@@ -110,7 +116,7 @@ def submit(  # noqa: PLR0917 - click passes one argument per option
             job_id,
             submission.entrypoint(job_id, command),
             metadata={
-                KIND: "ablate" if is_ablation else "search",
+                KIND: submission.kind,
                 RUN: submission.run,
                 OUTPUT_DIR: submission.output_dir,
                 CONFIG: submission.config,
@@ -126,6 +132,16 @@ def submit(  # noqa: PLR0917 - click passes one argument per option
         return
     say(f"job {job_id} at {cluster.url}")
     _show_until_the_end(cluster, cluster.job(job_id), _where(address, token_file))
+
+
+def _check_flags(config: str, dry_run: bool, *, is_ablation: bool, is_verification: bool) -> None:
+    if is_verification and is_ablation:
+        raise ConfigError("--verify: a study of --ablate has no finalists to verify")
+    if is_verification and dry_run:
+        raise ConfigError(
+            f"--dry-run: of a verification on a copy of its run: nasctl fetch {config}; nasctl "
+            f"verify runs/{Path(config).name} --dry-run"
+        )
 
 
 def _dry_run(
@@ -353,11 +369,12 @@ def _bytes_shown() -> Command:
 @click.option("--wait", is_flag=True, help="For SIGTERM; then stdout, a file, is emptied.")
 def send_run(run: str, output_dir: str, wait: bool) -> None:
     """Print a run as an archive, for `nasctl fetch`: what its job on the head does."""
+    waiting = (signal.SIGTERM,)
+    # Before any import: NumPy starts threads, and one that does not block it would end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     from nasctl.cluster_archive import pack, runs_folder, send
     from nasctl.records import find_run
 
-    waiting = (signal.SIGTERM,)
-    signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     directory = find_run(runs_folder(output_dir, os.environ) / run)
     try:
         with tempfile.TemporaryDirectory(prefix="nasctl-send-") as place:

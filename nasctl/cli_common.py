@@ -37,6 +37,11 @@ def command_line() -> str:
     return _SUBMITTED.get() or shlex.join(["nasctl", *(a for a in sys.argv[1:] if a != "--fresh")])
 
 
+def is_submitted() -> bool:
+    """Whether this is the job of a submitted run, in a folder that is gone after it."""
+    return _SUBMITTED.get() is not None
+
+
 def take_marks() -> None:
     """In the job of a submitted run: lines on stdout are marked, since its log has one stream, and
     the command is that of its user. Processes that it starts are not such jobs."""
@@ -123,7 +128,7 @@ def say_places(directory: Path, files: Mapping[str, str], tracking: Mapping[str,
     """Where the results of a run are; the MLflow UI only if there is a store."""
     from nasctl.tracking import default_uri
 
-    where = "" if _SUBMITTED.get() is None else "on the head: "
+    where = "on the head: " if is_submitted() else ""
     for what, name in files.items():
         say(f"{what:<9} {where}{directory / name}")
     has_store = (

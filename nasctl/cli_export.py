@@ -18,22 +18,26 @@ if TYPE_CHECKING:
 
     from nasctl.arch import Architecture
     from nasctl.dataset import Dataset
+    from nasctl.export.choice import Choice
     from nasctl.export.flow import Exported
     from nasctl.export.int8_flow import Int8Export
     from nasctl.latency_settings import LatencySettings
+    from nasctl.plugins import Registry
     from nasctl.records import RunRecords
+    from nasctl.tracking import TrackingSettings
 
 
 @click.command()
 @click.argument("run")
 @click.argument("arch_id", required=False)
 @click.option("--at", metavar="METRIC=VALUE",
-              help="Instead of ARCH_ID: the best member of the front within a budget.")  # fmt: skip
+              help="Instead of ARCH_ID: the best member of the front within a budget; by verified "
+              "values where RUN was verified.")  # fmt: skip
 @click.option("--format", "kind", type=click.Choice(["onnx", "pt2", "torch"]), default="onnx",
               show_default=True, help="ONNX, torch.export, or Python for torch alone.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
               help="The file; by default ARCH_ID.onnx, ARCH_ID-int8.onnx, ARCH_ID.pt2 or "
-              "net_ARCH_ID.py here.")  # fmt: skip
+              "net_ARCH_ID.py here. Earlier exports are replaced, no other files.")  # fmt: skip
 @click.option("--int8", is_flag=True,
               help="Quantise it (ONNX only), and compare it with the float file.")  # fmt: skip
 @click.option("--calibration-images", type=int, metavar="N",
@@ -61,17 +65,19 @@ def export(  # noqa: PLR0917 - click passes one argument per option
     agree with the trained network on validation images, or nothing is written. Preprocessing,
     classes and where it comes from are inside.
     """
-    from nasctl.export.formats import default_path
-
     _check_options(kind, int8, calibration_images, as_model)
-    subject = _subject(run, arch_id, at, plugins)
+    asked = _asked(run, arch_id, at, plugins)
+    path = _checked_path(asked, output, kind, int8=int8, as_model=as_model)
+    if asked.choice is not None:
+        say(asked.choice.line())
+    subject = _subject(asked)
     say("checking on validation images ...")
     with contextlib.redirect_stdout(sys.stderr):  # of exporters, plugins and MLflow
-        path = output or default_path(subject.architecture.id, kind, int8=int8)
         done = _int8(subject, path, calibration_images) if int8 else _export(subject, kind, path)
         model = _log_model(subject, path) if as_model else None
     if as_json:
-        print_json(done.to_json() | ({"mlflow_model": model} if model else {}))
+        chosen = {"chosen": asked.choice.to_json()} if asked.choice is not None else {}
+        print_json(done.to_json() | chosen | ({"mlflow_model": model} if model else {}))
         return
     for line in done.lines():
         click.echo(line)
@@ -85,8 +91,83 @@ def _check_options(kind: str, int8: bool, images: int | None, as_model: bool) ->
     for option, given in (("--int8", int8), ("--mlflow", as_model)):
         if given and kind != "onnx":
             raise ConfigError(f"{option}: of ONNX files only; leave out --format {kind}")
-    if images is not None and not int8:
-        raise ConfigError(f"--calibration-images {images}: needs --int8")
+    if images is not None:
+        if not int8:
+            raise ConfigError(f"--calibration-images {images}: needs --int8")
+        from nasctl.export.int8 import check_count
+
+        check_count(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """Which network of which run; its data are not read yet.
+
+    Attributes:
+        choice: by which it was chosen, if not by its id.
+    """
+
+    records: RunRecords
+    architecture: Architecture
+    registry: Registry
+    choice: Choice | None
+
+
+def _asked(run: str, arch_id: str | None, at: str | None, plugins: tuple[str, ...]) -> _Asked:
+    from nasctl.errors import ConfigError
+    from nasctl.export.choice import choose
+    from nasctl.plugins import load_plugins
+    from nasctl.records import RunRecords, find_run
+    from nasctl.run_network import find_network
+
+    records = RunRecords(find_run(run))
+    if records.is_ablation:
+        raise ConfigError(f"{run}: an ablation study keeps no networks; export one of a search")
+    if records.is_verification:
+        raise ConfigError(f"{run}: export from its search, which has its weights: {records.home}")
+    if (arch_id is None) == (at is None):
+        raise ConfigError(
+            "ARCH_ID or --at METRIC=VALUE, one of them: which network? "
+            f"nasctl front {records.directory} lists ids"
+        )
+    if (evaluator := records.config.get("evaluator", "train")) != "train":
+        raise ConfigError(
+            f"{run}: nothing was trained in it: evaluator={evaluator} gave its results"
+        )
+    registry = load_plugins(plugins)
+    choice = choose(records, at) if at is not None else None
+    wanted = str(arch_id) if choice is None else choice.arch_id
+    return _Asked(
+        records=records,
+        architecture=find_network(records, wanted, registry.blocks),
+        registry=registry,
+        choice=choice,
+    )
+
+
+def _checked_path(
+    asked: _Asked, output: Path | None, kind: str, *, int8: bool, as_model: bool
+) -> Path:
+    """Where to write. What can go wrong there does so before data are read and networks run."""
+    from nasctl.errors import ConfigError
+    from nasctl.export.flow import check_export
+    from nasctl.export.formats import default_path
+
+    records, network = asked.records, asked.architecture.id
+    path = output or default_path(network, kind, int8=int8)
+    check_export(records, network, path, kind)
+    if as_model and not _tracking(records).artifacts:
+        raise ConfigError(
+            f"--mlflow: {records.directory} is tracked with tracking.artifacts=false: no files are "
+            "stored; leave it out to write the file alone"
+        )
+    return path
+
+
+def _tracking(records: RunRecords) -> TrackingSettings:
+    from nasctl.outputs import tracking_settings
+
+    return tracking_settings(records.config["tracking"], records.directory.parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,29 +181,16 @@ class _Subject:
     settings: LatencySettings
 
 
-def _subject(run: str, arch_id: str | None, at: str | None, plugins: tuple[str, ...]) -> _Subject:
+def _subject(asked: _Asked) -> _Subject:
     from nasctl.config import stored_config
-    from nasctl.errors import ConfigError
-    from nasctl.plugins import load_plugins
     from nasctl.prepare import load_problem
     from nasctl.pricing import latency_settings
-    from nasctl.records import RunRecords, find_run
-    from nasctl.run_network import find_network
     from search_spaces import network
 
-    records = RunRecords(find_run(run))
-    if records.is_ablation:
-        raise ConfigError(f"{run}: an ablation study keeps no networks; export one of a search")
-    if records.is_verification:
-        raise ConfigError(f"{run}: export from its search, which has its weights: {records.home}")
-    registry = load_plugins(plugins)
-    architecture = find_network(records, _chosen(records, arch_id, at), registry.blocks)
+    records, architecture = asked.records, asked.architecture
     config = stored_config(records.config, source=str(records.directory))
-    problem = load_problem(config, registry)
-    if problem.dataset is None:
-        raise ConfigError(
-            f"{run}: nothing was trained in it: evaluator={config.evaluator} gave its results"
-        )
+    problem = load_problem(config, asked.registry, read_weights=False)
+    assert problem.dataset is not None, "what is trained has data"
     published = {t.arch_id for t in records.references()}
     own = problem.family.build if architecture.id not in published else None
     return _Subject(
@@ -132,20 +200,6 @@ def _subject(run: str, arch_id: str | None, at: str | None, plugins: tuple[str, 
         dataset=problem.dataset,
         settings=latency_settings(config),
     )
-
-
-def _chosen(records: RunRecords, arch_id: str | None, at: str | None) -> str:
-    from nasctl.budget import best_within, read_budget
-    from nasctl.errors import ConfigError
-
-    if (arch_id is None) == (at is None):
-        raise ConfigError(
-            "ARCH_ID or --at METRIC=VALUE, one of them: which network? "
-            f"nasctl front {records.directory} lists ids"
-        )
-    if at is None:
-        return str(arch_id)
-    return str(best_within(records.front, *read_budget(at))["arch_id"])
 
 
 def _export(subject: _Subject, kind: str, path: Path) -> Exported:
@@ -187,23 +241,16 @@ def _log_model(subject: _Subject, path: Path) -> str:
         What MLflow loads it by.
     """
     from nasctl import augment
-    from nasctl.errors import ConfigError, EnvironmentProblemError
+    from nasctl.errors import EnvironmentProblemError
     from nasctl.export.models import keep_model
-    from nasctl.outputs import tracking_settings
     from nasctl.tracking import sync
 
     records = subject.records
-    settings = tracking_settings(records.config["tracking"], records.directory.parent)
-    if not settings.artifacts:
-        raise ConfigError(
-            f"--mlflow: {records.directory} is tracked with tracking.artifacts=false: no files are "
-            f"stored; {path} is written"
-        )
     size = subject.architecture.input_shape[1:]
     (image,) = augment.resize(subject.dataset.val_images[:1], (size[0], size[1]))
     name = keep_model(records.directory, path, image)
     say("logging it in MLflow ...")
-    result = sync(records, settings)
+    result = sync(records, _tracking(records))
     if result.problem is not None:
         raise EnvironmentProblemError(
             f"{path} is written, but not logged: {result.problem}; nasctl sync {records.directory} "

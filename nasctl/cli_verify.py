@@ -68,7 +68,7 @@ def _dry_run(
 ) -> None:
     from nasctl.prepare import load_problem
     from nasctl.terminal_verified import outlook_text
-    from nasctl.verification.checks import check_data, finalists_for, seeds_for
+    from nasctl.verification.checks import check_data, check_front, finalists_for, seeds_for
     from nasctl.verification.outlook import look_ahead
 
     config, settings = loaded.config, loaded.settings
@@ -77,6 +77,7 @@ def _dry_run(
     finalists = finalists_for(source, settings, registry)
     seeds_for(finalists, config, settings, problem)
     check_data(source, problem, finalists)
+    check_front(source, finalists, config, settings, problem)
     outlook = look_ahead(
         source,
         finalists,

@@ -18,11 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
-from nasctl.files import sha256, write_json
-from nasctl.kept_files import VERDICTS
+from nasctl.files import sha256, write_json, write_text
+from nasctl.kept_files import OF_VERIFICATION, PROMISED_CSV, VERDICTS, VERIFIED, VERIFIED_JSON
 from nasctl.ledger import Ledger
 from nasctl.records import LEDGER, RunRecords
 from nasctl.runlock import driver
+from nasctl.trial import State
+from nasctl.verification.exports import FOLDER as EXPORTED
 from search_spaces.blocks import BLOCKS
 
 MAX_BYTES = 256 * 2**20
@@ -32,7 +34,11 @@ MAX_UNPACKED_BYTES = 8 * MAX_BYTES
 MAX_FILES = 100_000
 CHUNK_BYTES = 48 * 1024  # in base64 64 KiB: a message of the log's stream
 BEGIN, END = "nasctl-archive ", "nasctl-archive-end "
-FILES = ("config.yaml", "front.json", VERDICTS, "ablation.json", "information_loss.json")
+FILES = (
+    *("config.yaml", "front.json", VERDICTS, "ablation.json", "information_loss.json"),
+    *OF_VERIFICATION,
+)
+FOLDERS = ("weights", EXPORTED)
 REPORTS = ("report.html", "report.md", "report.png", "report.csv", "report.compute.json")
 TOO_LARGE = (
     "; tracking=mlflow takes its results out of the cluster instead, or copy the folder from the "
@@ -52,8 +58,16 @@ def pack(run: Path, archive: Path, *, max_bytes: int = MAX_BYTES) -> None:
     folder = archive.with_suffix(".d") / run.name
     folder.mkdir(parents=True)
     _copy_ledger(run, folder)
+    names: list[str] = []
+    for part in _verifications(run):
+        (folder / part).mkdir()
+        if _copy_ledger(run / part, folder / part) and part == VERIFIED:
+            _write_verified(run, folder)
+        kept = _written(run / part, folder / part) if part == VERIFIED else [LEDGER]
+        names += [f"{part}/{name}" for name in kept]
+    names += _written(run, folder)
     with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
-        for name in sorted(_written(run, folder)):
+        for name in sorted(names):
             source = folder / name if (folder / name).exists() else run / name
             try:
                 tar.add(source, f"{run.name}/{name}", recursive=False)
@@ -69,9 +83,18 @@ def pack(run: Path, archive: Path, *, max_bytes: int = MAX_BYTES) -> None:
         )
 
 
-def _copy_ledger(run: Path, folder: Path) -> None:
-    """The ledger as of now. One that is being written to becomes that of an interrupted run."""
-    is_driven = driver(run) is not None
+def _verifications(run: Path) -> list[str]:
+    """Folders of verifications, `verify` last; of those that were moved aside the ledgers say how
+    often the test split has been opened."""
+    found = (p for p in sorted(run.glob(f"{VERIFIED}*"), reverse=True) if (p / LEDGER).is_file())
+    return [p.name for p in found if not p.is_symlink() and not (p / LEDGER).is_symlink()]
+
+
+def _copy_ledger(run: Path, folder: Path) -> bool:
+    """The ledger as of now. One that is being written to becomes that of an interrupted run: True,
+    with the files that an interrupt would have written; of a verification see `_write_verified`."""
+    # Whoever verifies a run holds its lock too, and changes nothing else of it.
+    is_driven = driver(run) is not None and driver(run / VERIFIED) is None
     source = Ledger(run / LEDGER, {}, readonly=True)
     try:
         source.copy_to(folder / LEDGER)
@@ -79,7 +102,7 @@ def _copy_ledger(run: Path, folder: Path) -> None:
         source.close()
     records = RunRecords(folder)
     if records.status != "RUNNING" and not is_driven:
-        return
+        return False
     ledger = Ledger(folder / LEDGER, BLOCKS)
     try:
         ledger.set_meta(status="INTERRUPTED", artifacts=_weights(run, records))
@@ -93,8 +116,25 @@ def _copy_ledger(run: Path, folder: Path) -> None:
             view = view_of(RunRecords(folder))
             write_json(folder / "ablation.json", view)
             write_json(folder / VERDICTS, verdicts_of(view))
-    elif records.meta("config") and records.trials():
+    elif records.meta("config") and records.trials() and not records.is_verification:
         write_json(folder / "front.json", RunRecords(folder).front)
+    return True
+
+
+def _write_verified(run: Path, folder: Path) -> None:
+    """What a verification that goes on has found so far, as an interrupt would have written it."""
+    from nasctl.verification.promised import promised_csv
+    from nasctl.verification.reading import verified_of
+
+    copy = folder / VERIFIED
+    if not any(t.state is State.COMPLETE for t in RunRecords(copy).trials()):
+        return
+    if (run / VERIFIED / "weights").is_dir():  # it names those that are there
+        (copy / "weights").symlink_to((run / VERIFIED / "weights").resolve())
+    verified = verified_of(RunRecords(copy))
+    for place in (folder, copy):
+        write_json(place / VERIFIED_JSON, verified)
+        write_text(place / PROMISED_CSV, promised_csv(verified))
 
 
 def _weights(run: Path, records: RunRecords) -> dict[str, str]:
@@ -106,8 +146,9 @@ def _weights(run: Path, records: RunRecords) -> dict[str, str]:
 def _written(run: Path, folder: Path) -> list[str]:
     """Names of what travels. A symbolic link would bring what is not the run's."""
     names = [LEDGER, *FILES, *REPORTS]
-    if (run / "weights").is_dir() and not (run / "weights").is_symlink():
-        names += [f"weights/{p.name}" for p in (run / "weights").iterdir() if p.name[0] != "."]
+    for inner in FOLDERS:
+        if (run / inner).is_dir() and not (run / inner).is_symlink():
+            names += [f"{inner}/{p.name}" for p in (run / inner).iterdir() if p.name[0] != "."]
     found = []
     for name in names:
         path = folder / name if (folder / name).exists() else run / name
@@ -247,11 +288,13 @@ def _inner(member: tarfile.TarInfo, name: str) -> PurePosixPath:
     """Where a member belongs below the run's folder: names that `pack` gives, nothing else."""
     path = PurePosixPath(member.name)
     parts = path.parts
+    inner = parts[1:]
+    if len(inner) > 1 and inner[0].startswith(VERIFIED):
+        inner = inner[1:]
     is_ours = (
         member.isreg()
-        and 2 <= len(parts) <= 3
-        and parts[0] == name
-        and (len(parts) == 2 or parts[1] == "weights")
+        and parts[:1] == (name,)
+        and (len(inner) == 1 or (len(inner) == 2 and inner[0] in FOLDERS))
         and not any(part in ("..", ".") or part.startswith(".") for part in parts[1:])
         and not path.is_absolute()
         and "\0" not in member.name

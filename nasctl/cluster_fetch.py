@@ -16,6 +16,7 @@ from nasctl.cluster_follow import Lines, follow, reason
 from nasctl.cluster_submission import new_job_id
 from nasctl.errors import EnvironmentProblemError
 from nasctl.files import cannot_be_written
+from nasctl.kept_files import VERIFIED
 from nasctl.records import LEDGER, RunRecords
 from nasctl.runlock import driver
 
@@ -143,16 +144,27 @@ def _check_replaceable(target: Path, fresh: Path) -> bool:
     """Whether an older copy is there. One that has something of its own is not replaced."""
     if not target.exists():
         return False
-    here, there = RunRecords(target), RunRecords(fresh)
-    if here.uid != there.uid:
+    if RunRecords(target).uid != RunRecords(fresh).uid:
         raise _in_the_way(target, "another run of that name")
     if (pid := driver(target)) is not None:
         raise _in_the_way(target, f"this run, driven here by process {pid}")
-    ended = {trial.number for trial in here.trials() if trial.state.is_final}
-    sent = {trial.number for trial in there.trials() if trial.state.is_final}
-    if not ended <= sent:
+    if not _has_all_of(fresh, target):
         raise _in_the_way(target, "this run, with trials that the cluster does not have")
+    for place in target.glob(f"{VERIFIED}*/{LEDGER}"):
+        sent = fresh.glob(f"{VERIFIED}*")  # by another name, if it was moved aside there
+        if not any(_has_all_of(there, place.parent) for there in sent):
+            what = "this run, with a verification that the cluster does not have"
+            raise _in_the_way(target, what)
     return True
+
+
+def _has_all_of(fresh: Path, here: Path) -> bool:
+    """Whether every training that has ended here has ended there, too."""
+    if not (fresh / LEDGER).is_file():
+        return False
+    own, sent = RunRecords(here), RunRecords(fresh)
+    ended = {trial.number for trial in own.trials() if trial.state.is_final}
+    return own.uid == sent.uid and ended <= {t.number for t in sent.trials() if t.state.is_final}
 
 
 def _in_the_way(target: Path, what: str) -> EnvironmentProblemError:

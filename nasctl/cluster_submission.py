@@ -1,7 +1,8 @@
 """Layer 5: what a submitted run consists of: a few files, a command for the head, and its names.
 
 The configuration is checked here first, as `nasctl search` does. Only what it needs travels: the
-user's YAML file with those beside it that its defaults name, and the source of plugins.
+user's YAML file with those beside it that its defaults name, the files that it names itself
+(`nasctl.cluster_files`), and the source of plugins.
 """
 
 from __future__ import annotations
@@ -15,17 +16,28 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from nasctl.cluster_files import check_size, named_files
 from nasctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from nasctl.config.load import Loaded
 
-HEAD_OUTPUT_DIR = "output_dir=\"'${NASCTL_RUNS:-$HOME/nasctl-runs}'\""
-"""Read by the shell on the head; the inner quotes are for Hydra's grammar. See `runs_folder`."""
+HEAD_RUNS = "${NASCTL_RUNS:-$HOME/nasctl-runs}"
+"""Read by the shell on the head; see `nasctl.cluster_archive.runs_folder`."""
 JOB_VARIABLE = "NASCTL_JOB"
 COMMAND_VARIABLE = "NASCTL_COMMAND"
 OWN_KEYS = {"executor": "ray", "executor.address": "auto"}
 """What a submitted run cannot have otherwise."""
+
+
+class ForShell(str):
+    """An argument that the shell on the head completes: quoted already."""
+
+    __slots__ = ()
+
+
+HEAD_OUTPUT_DIR = ForShell(f"output_dir=\"'{HEAD_RUNS}'\"")
+"""The inner quotes are for Hydra's grammar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +48,7 @@ class Submission:
         run: its name.
         output_dir: on the head; empty: the head's own folder for runs.
         files: what travels, by its place in the job's working directory.
-        arguments: of `nasctl` on the head, without those that only its shell knows.
+        arguments: of `nasctl` on the head.
         notes: what was decided against the user's word, a line each.
     """
 
@@ -46,6 +58,11 @@ class Submission:
     files: Mapping[PurePosixPath, Path]
     arguments: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """search, ablate or verify."""
+        return self.arguments[0]
 
     def entrypoint(self, job_id: str, command: str) -> str:
         """The shell command of the job. `exec`: signals are for nasctl, not for a shell.
@@ -57,12 +74,13 @@ class Submission:
             ConfigError: an argument that is not text.
         """
         marks = [f"{JOB_VARIABLE}={job_id}", f"{COMMAND_VARIABLE}={command}"]
-        text = "exec env " + shlex.join([*marks, "nasctl", *self.arguments])
+        arguments = (a if isinstance(a, ForShell) else shlex.quote(a) for a in self.arguments)
+        text = " ".join(["exec env", shlex.join([*marks, "nasctl"]), *arguments])
         try:
             text.encode()
         except UnicodeEncodeError:
             raise ConfigError("command line: cannot be read as UTF-8 text") from None
-        return text if self.output_dir else f"{text} {HEAD_OUTPUT_DIR}"
+        return text
 
     def write(self, folder: Path) -> None:
         """Copies the files into an empty folder."""
@@ -105,16 +123,16 @@ def prepare(
                          "folder for runs is used")  # fmt: skip
         kept = [text for text in kept if _key(text) != "output_dir"]
         output_dir = ""
+    if loaded.resolved.get("evaluator") == "replay":
+        raise ConfigError(
+            f"evaluator=replay: it trains nothing: run it here: nasctl search {config}"
+        )
     name, files = _config_files(loaded)
-    for plugin in dict.fromkeys(plugins):
-        sources = plugin_files(plugin, root)
-        if not sources:
-            notes.append(f"--plugin {plugin}: not below {root}; the cluster has to have it")
-        files |= sources
-    arguments = ["ablate" if ablate else "search", "--progress", "plain"]
-    arguments += ["--fresh"] * fresh + ["--json"] * as_json
-    arguments += [f"--plugin={plugin}" for plugin in plugins]
+    files = _together(files, _plugins(plugins, root, notes), named_files(loaded.resolved, root))
+    check_size(files)
+    arguments = ["ablate" if ablate else "search", *_flags(plugins, fresh=fresh, as_json=as_json)]
     arguments += ["--", name, *kept, *(f"{k}={v}" for k, v in OWN_KEYS.items())]
+    arguments += [] if output_dir else [HEAD_OUTPUT_DIR]
     return Submission(
         run=str(loaded.resolved["name"]),
         output_dir=output_dir,
@@ -123,6 +141,70 @@ def prepare(
         arguments=tuple(arguments),
         notes=tuple(notes),
     )
+
+
+def prepare_verification(
+    run: str,
+    output_dir: str,
+    overrides: Sequence[str],
+    plugins: Sequence[str],
+    *,
+    fresh: bool,
+    as_json: bool,
+    root: Path,
+) -> Submission:
+    """What verifies a run on the head, where its ledger is: there the settings are checked.
+
+    Args:
+        run: its name.
+        output_dir: the head's folder that it is in; empty: the usual one.
+        overrides, plugins: as for `nasctl verify`.
+        root: where plugins are found: the current directory.
+
+    Raises:
+        ConfigError: a plugin that cannot travel.
+    """
+    kept, notes = _own_settings(overrides)
+    files = _plugins(plugins, root, notes)
+    place = f"{output_dir}/{run}" if output_dir else ForShell(f'"{HEAD_RUNS}"/{shlex.quote(run)}')
+    arguments = ["verify", *_flags(plugins, fresh=fresh, as_json=as_json), "--", place]
+    arguments += [*kept, *(f"{k}={v}" for k, v in OWN_KEYS.items())]
+    return Submission(
+        run=run,
+        output_dir=output_dir,
+        config="",
+        files=files,
+        arguments=tuple(arguments),
+        notes=tuple(notes),
+    )
+
+
+def _flags(plugins: Sequence[str], *, fresh: bool, as_json: bool) -> list[str]:
+    options = ["--progress", "plain", *["--fresh"] * fresh, *["--json"] * as_json]
+    return options + [f"--plugin={plugin}" for plugin in plugins]
+
+
+def _plugins(plugins: Sequence[str], root: Path, notes: list[str]) -> dict[PurePosixPath, Path]:
+    """Their sources; a note for each that is not here."""
+    files: dict[PurePosixPath, Path] = {}
+    for plugin in dict.fromkeys(plugins):
+        sources = plugin_files(plugin, root)
+        if not sources:
+            notes.append(f"--plugin {plugin}: not below {root}; the cluster has to have it")
+        files |= sources
+    return files
+
+
+def _together(*parts: Mapping[PurePosixPath, Path]) -> dict[PurePosixPath, Path]:
+    """All of them; no two may want the same place."""
+    found: dict[PurePosixPath, Path] = {}
+    for name, path in ((n, p) for part in parts for n, p in part.items()):
+        other = found.setdefault(name, path)
+        if other.resolve() != path.resolve():
+            raise ConfigError(
+                f"{path} and {other} would both be {name} on the cluster: rename one of them"
+            )
+    return found
 
 
 def _key(text: str) -> str:

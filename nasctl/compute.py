@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasctl.compute_sums import Price, Spent, Sum, latency_row, lost_attempts, summed, unknown_row
 from nasctl.errors import EnvironmentProblemError
 from nasctl.ledger import Ledger
 from nasctl.resources import (
@@ -28,9 +28,6 @@ from nasctl.resources import (
 )
 from nasctl.trial import State, Trial
 
-UNFINISHED = ("lost", "released")
-"""Events of attempts that did not end their training, with their `seconds`."""
-
 SMOOTHED = 8  # trials over which the marginal hypervolume is taken
 
 PURPOSES: dict[str, str] = {
@@ -42,68 +39,11 @@ PURPOSES: dict[str, str] = {
     "references": "reference networks",
     "latency": "latency measurements",
     "verification": "verification",
+    # of ablation studies (`nasctl.compute_study`):
+    "arms": "trainings of the arms",
+    "controls": "trainings of the controls",
+    "learning_rate": "learning-rate search",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """Of an hour of one core and of one GPU; None: nobody said."""
-
-    core_hour: float | None = None
-    gpu_hour: float | None = None
-    currency: str = "EUR"
-
-    def of(self, core_hours: float, gpu_hours: float) -> float | None:
-        """What these hours cost; None where no price is known."""
-        if self.core_hour is None and self.gpu_hour is None:
-            return None
-        return core_hours * (self.core_hour or 0.0) + gpu_hours * (self.gpu_hour or 0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spent:
-    """What went into one purpose.
-
-    Attributes:
-        seconds: of wall time, summed over trainings; None: not recorded.
-        remark: what is not counted in, or nothing.
-    """
-
-    purpose: str
-    count: int
-    seconds: float | None
-    core_hours: float | None
-    gpu_hours: float | None
-    remark: str = ""
-
-
-class _Sum:
-    """Adds up times."""
-
-    def __init__(self) -> None:
-        self.count, self.seconds, self.core_hours, self.gpu_hours = 0, 0.0, 0.0, 0.0
-
-    def add(self, seconds: float, given: Resources, *, count: int = 1) -> None:
-        self.count += count
-        self.seconds += seconds
-        self.core_hours += seconds * given.cores / 3600
-        self.gpu_hours += seconds * given.gpus / 3600
-
-    def spent(self, purpose: str, remark: str = "") -> Spent:
-        return Spent(
-            purpose=purpose,
-            count=self.count,
-            seconds=self.seconds,
-            core_hours=self.core_hours,
-            gpu_hours=self.gpu_hours,
-            remark=remark,
-        )
-
-
-def _unknown(purpose: str, count: int, remark: str = "not recorded") -> Spent:
-    return Spent(
-        purpose=purpose, count=count, seconds=None, core_hours=None, gpu_hours=None, remark=remark
-    )
 
 
 def purpose_of(trials: Iterable[Trial]) -> dict[int, str]:
@@ -121,62 +61,12 @@ def purpose_of(trials: Iterable[Trial]) -> dict[int, str]:
     return found
 
 
-def _lost(
-    trials: Iterable[Trial], events: Events, given: Callable[[float], Resources]
-) -> tuple[Spent, Counter[int], dict[int, list[Mapping[str, Any]]]]:
-    """Attempts that did not end their training: recorded ones, and how many are not."""
-    told: dict[int, list[Mapping[str, Any]]] = {}
-    for at, kind, data in events:
-        if kind in UNFINISHED:
-            began = at - data.get("seconds", 0.0)  # what it was given may have changed since
-            told.setdefault(data["number"], []).append({**data, "began": began})
-    total, silent = _Sum(), Counter[int]()
-    kept: dict[int, list[Mapping[str, Any]]] = {}
-    for trial in trials:
-        # The last attempt of a trial that ended is the trial's own time, even if it was lost too.
-        own = {trial.attempts} if trial.state.is_final else set()
-        mine = [d for d in told.get(trial.number, ()) if d["attempt"] not in own]
-        timed = [d for d in mine if "seconds" in d]
-        for data in timed:
-            total.add(data["seconds"], given(data["began"]))
-        kept[trial.number] = timed
-        silent[trial.number] = max(0, trial.attempts - 1 - len({d["attempt"] for d in timed}))
-    missing = silent.total()
-    if missing and not total.count:
-        return _unknown("lost", missing), silent, kept
-    remark = f"and {missing} whose time was not recorded" if missing else ""
-    return total.spent("lost", remark), silent, kept
-
-
-def _latency(events: Events, *, has_table: bool, networks: int) -> Spent:
-    """Times of measuring blocks, and networks whole."""
-    total = _Sum()
-    kinds: set[str] = set()
-    for _, kind, data in events:
-        if kind == MEASURED:
-            kinds.add(data["what"])
-            used = Resources(cores=data["cores"], gpus=data["gpus"])
-            total.add(data["seconds"], used, count=data["n"])
-    missing = [
-        name
-        for name, kind, there in (
-            ("the table", "table", has_table),
-            ("whole networks", "networks", networks > 0),
-        )
-        if there and kind not in kinds
-    ]
-    if missing and not kinds:
-        return _unknown("latency", networks)
-    remark = f"{' and '.join(missing)}: not recorded" if missing else ""
-    return total.spent("latency", remark)
-
-
 def _verification(found: Verification | None, given: Resources) -> Spent:
-    total = _Sum()
+    total = Sum()
     if found is None:
         return total.spent("verification")
     if found.problem:
-        return _unknown("verification", 0, found.problem)
+        return unknown_row("verification", 0, found.problem)
     at = resources_at(found.events, given)
     for trial in found.trials:
         if trial.state.is_final:
@@ -185,7 +75,7 @@ def _verification(found: Verification | None, given: Resources) -> Spent:
         if kind == MEASURED:
             used = Resources(cores=data["cores"], gpus=data["gpus"])
             total.add(data["seconds"], used, count=0)
-    _, silent, unfinished = _lost(found.trials, found.events, at)
+    _, silent, unfinished = lost_attempts(found.trials, found.events, at)
     for data in itertools.chain.from_iterable(unfinished.values()):
         total.add(data["seconds"], at(data["began"]), count=0)
     missing = silent.total()
@@ -327,12 +217,12 @@ def compute_json(
     otherwise = configured_resources(config)
     given = resources_at(events, otherwise)
     price = Price(**(config.get("price") or {}))
-    lost, _, unfinished = _lost([*trials, *references], events, given)
-    sums = {name: _Sum() for name in ("search", "repeats", "halving", "failures", "references")}
+    lost, _, unfinished = lost_attempts([*trials, *references], events, given)
+    sums = {name: Sum() for name in ("search", "repeats", "halving", "failures", "references")}
     purposes = purpose_of(trials)
-    hours: dict[int, _Sum] = {}
+    hours: dict[int, Sum] = {}
     for trial in trials:
-        own = hours.setdefault(trial.number, _Sum())
+        own = hours.setdefault(trial.number, Sum())
         for data in unfinished[trial.number]:
             own.add(data["seconds"], given(data["began"]))
         if trial.number in purposes:
@@ -345,27 +235,13 @@ def compute_json(
     rows += [
         lost,
         sums["references"].spent("references"),
-        _latency(events, has_table=has_table, networks=measured),
+        latency_row(events, has_table=has_table, networks=measured),
         _verification(verification, otherwise),
     ]
-    known = [r for r in rows if r.seconds is not None]
-    core_hours = sum(r.core_hours or 0.0 for r in known)
-    gpu_hours = sum(r.gpu_hours or 0.0 for r in known)
     unit = "gpu" if any(s.gpu_hours for s in hours.values()) else "core"
     by_trial = {n: s.gpu_hours if unit == "gpu" else s.core_hours for n, s in hours.items()}
     return {
-        "rows": [
-            asdict(r) | {"money": None if r.seconds is None else _money(price, r)}
-            for r in rows
-            if r.count or r.seconds or r.remark
-        ],
-        "total": {
-            "seconds": sum(r.seconds or 0.0 for r in known),
-            "core_hours": core_hours,
-            "gpu_hours": gpu_hours,
-            "money": price.of(core_hours, gpu_hours),
-            "complete": all(not r.remark for r in rows),
-        },
+        **summed(rows, price),
         "currency": price.currency,
         "wall_seconds": wall_seconds,
         "avoided": _avoided(trials, avoided, halving),
@@ -375,7 +251,3 @@ def compute_json(
         "simulated": config.get("evaluator") == "replay",
         "resources_recorded": any(kind == RESOURCES for _, kind, _ in events),
     }
-
-
-def _money(price: Price, spent: Spent) -> float | None:
-    return price.of(spent.core_hours or 0.0, spent.gpu_hours or 0.0)

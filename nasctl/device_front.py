@@ -9,15 +9,18 @@ measured is kept in `devices/NAME.json`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasctl import prepare
 from nasctl.arch import Architecture
-from nasctl.candidates import CandidateSource, Priced
+from nasctl.candidates import Priced
+from nasctl.device_bounds import excess
 from nasctl.device_file import DEVICES, DeviceFile
+from nasctl.device_gap import gap_json
 from nasctl.errors import ConfigError, EnvironmentProblemError, NothingFeasibleError, unknown
 from nasctl.executors.base import Executor
 from nasctl.executors.place import ExecutorPlace
@@ -30,6 +33,7 @@ from nasctl.front import (
     seed_spread,
 )
 from nasctl.latency import measure_networks
+from nasctl.latency_try import try_runtime
 from nasctl.plugins import Registry
 from nasctl.prepare import Problem
 from nasctl.pricing import (
@@ -43,7 +47,6 @@ from nasctl.pricing import (
 from nasctl.records import RunRecords
 from nasctl.references import references_json
 from nasctl.runlock import RunLock
-from nasctl.samplers.base import Observation, SamplerContext
 from nasctl.trial import Direction, State, Trial
 
 if TYPE_CHECKING:
@@ -86,16 +89,40 @@ def device_front(records: RunRecords, request: FrontRequest) -> dict[str, Any]:
         NothingFeasibleError: no trained network is within the constraints; names the closest.
         EnvironmentProblemError: the device cannot be reached or has changed, or the run is driven.
     """
-    problem = prepare.load_problem(request.config, request.registry, allow_no_data=True)
-    asked = _Asked(records, request, problem)
     if request.device is None:
+        asked = _Asked(records, request, _problem_of(request))
         return asked.issue(asked.own_pricer(), {}, {})
-    _check_measurable(request, problem)
+    kept = DeviceFile.read(records.directory, request.device, request.config.latency.model_dump())
     lock = RunLock(records.directory)  # a search beside it would disturb the measurement
     try:
-        return asked.on_device(request.device)
+        if kept.table is None:
+            _try_out(request)  # before anything that takes long
+        problem = _problem_of(request)
+        _check_measurable(request, problem)
+        return _Asked(records, request, problem).on_device(request.device, kept)
     finally:
         lock.release()
+
+
+def _problem_of(request: FrontRequest) -> Problem:
+    """Nothing is trained: neither pictures nor weights to begin with are needed."""
+    return prepare.load_problem(
+        request.config, request.registry, allow_no_data=True, read_weights=False
+    )
+
+
+def _try_out(request: FrontRequest) -> None:
+    """Raises where what is to measure does not answer."""
+    settings = latency_settings(request.config)
+    place = latency_place(request.config, request.executor, request.registry)
+    if place.node is not None and settings.runtime != "command":
+        return  # that a node is there, the first question to it tells
+    place.measure(
+        functools.partial(try_runtime, settings),
+        settings=settings,
+        device=None,
+        progress=request.announce,
+    )
 
 
 def _check_measurable(request: FrontRequest, problem: Problem) -> None:
@@ -157,15 +184,18 @@ class _Asked:
 
     # -- another device -----------------------------------------------------------------------
 
-    def on_device(self, name: str) -> dict[str, Any]:
-        """Measures what is missing, and issues the front."""
-        config = self._config
-        kept = DeviceFile.read(self._records.directory, name, config.latency.model_dump())
+    def on_device(self, name: str, kept: DeviceFile) -> dict[str, Any]:
+        """Measures what is missing, and issues the front.
+
+        Args:
+            kept: what is known of the device; without a table, it was tried out.
+        """
+        config, is_tried = self._config, kept.table is None
+        self._check_constraints()
         price = self._pricer(config, kept.table)
         assert price.latency is not None, "a device has latencies"
         kept = kept.with_table(price.latency.to_json())
         kept.write()  # before hours of measuring more
-        self._check_constraints(price)
         others = kept.measurements.keys() | {t.arch_id for t in self._references}
         for _ in itertools.repeat(None, ROUNDS):
             room = self._request.limit - len(kept.measurements.keys() - others)
@@ -174,6 +204,9 @@ class _Asked:
                 break
             place = latency_place(config, self._request.executor, self._request.registry)
             self._check_device(place, name, price.latency.device)
+            if not is_tried:
+                _try_out(self._request)
+                is_tried = True
             where = "here" if place.node is None else f"on {place.node}"
             self._request.announce(f"measuring {len(todo)} networks whole, alone, {where}")
             found = measure_networks(
@@ -255,24 +288,15 @@ class _Asked:
         )
 
     def _over(self, entry: Entry, *, hopeful: bool = False) -> dict[str, float]:
-        """How far a network breaks each constraint; a prediction counts with its upper end, or the
-        lower one if `hopeful`."""
-        found = {}
-        for metric, bound in self._request.constraints.items():
-            value = entry.decisive.get(metric)
-            known = entry.uncertainty.get(metric)
-            is_measured = metric == "latency_ms" and "latency_ms_measured" in entry.metrics
-            if value is not None and known is not None and not is_measured:
-                value = known.interval[0 if hopeful else 1]
-            if value is not None and value > bound:
-                found[metric] = (value - bound) / (abs(bound) or 1.0)
-        return found
+        return excess(entry, self._request.constraints, hopeful=hopeful)
 
-    def _check_constraints(self, price: Pricer) -> None:
+    def _check_constraints(self) -> None:
+        """Whether there is something that they can be of; measures nothing."""
         trial = next((t for t in self._trials if t.state is State.COMPLETE), None)
         if trial is None:
             raise NothingFeasibleError(f"{self._records.directory}: nothing is trained yet")
-        known = {**trial.cost, **price(trial.architecture).cost}
+        costs = prepare.cost_metrics(self._config, self._problem)
+        known = list(dict.fromkeys((*trial.cost, *costs)))
         problems = [
             f"--constraint {metric}={bound:g}: {unknown('cost', metric, known)}"
             for metric, bound in self._request.constraints.items()
@@ -285,7 +309,7 @@ class _Asked:
         self, price: Pricer, measured: Mapping[str, Mapping[str, Any]], device: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The front as JSON, from what is known; see `device_front`."""
-        self._check_constraints(price)
+        self._check_constraints()
         records, constraints = self._records, self._request.constraints
         entries = self._entries(price, measured)
         within = [e for e in entries if not self._over(e)]
@@ -314,6 +338,7 @@ class _Asked:
                 measured=measured if device else records.measurements,
                 validation_images=records.meta("validation_images"),
                 calibration_networks=int(device.get("calibration_networks", 0)),
+                violations=self._over,
             ),
         )
         members = [m["arch_id"] for m in front["members"]]
@@ -343,47 +368,18 @@ class _Asked:
             [price(a).cost for a in self._sample()],
         )
 
-    # -- what a new search might add -----------------------------------------------------------
-
     def _gap(self, price: Pricer, reference_point: Mapping[str, float]) -> dict[str, Any] | None:
-        """See `samplers.known_cost.outlook`; None where nobody asked."""
+        """None where nobody asked."""
         if not self._request.proposals:
             return None
-        from nasctl.samplers.known_cost.outlook import expected_gap
-
         self._request.announce("estimating what a new search might add")
-        source = CandidateSource(
-            family=self._problem.family,
-            price=price,
+        return gap_json(
+            self._problem.family,
+            self._config,
+            price,
+            self._trials,
+            objectives=self._objectives,
             constraints=self._request.constraints,
-            seed=self._config.seed,
-        )
-        context = SamplerContext(
-            space=self._problem.family.space,
-            directions=tuple(self._objectives.values()),
-            seed=self._config.seed,
-            trials=self._config.trials,
-            objectives=tuple(self._objectives),
             reference_point=reference_point,
-            price=source.known,
+            proposals=self._request.proposals,
         )
-        told = self._observations(price)
-        found = expected_gap(context, told, proposals=self._request.proposals)
-        if isinstance(found, str):
-            return {"expected_gain": None, "reason": found}
-        return {
-            "expected_gain": found.gain,
-            "proposals": found.proposals,
-            "candidates": found.candidates,
-            "best": dict(found.best),
-        }
-
-    def _observations(self, price: Pricer) -> Sequence[Observation]:
-        made = []
-        for trial in self._trials:
-            if trial.state is not State.COMPLETE:
-                continue
-            metrics = {**trial.metrics, **price(trial.architecture).cost}
-            values = tuple(metrics[m] for m in self._objectives)
-            made.append(Observation(number=trial.number, choices=trial.choices, values=values))
-        return made

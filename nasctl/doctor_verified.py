@@ -11,10 +11,18 @@ import numpy as np
 
 from nasctl.doctor_outside import NotCheckedError, Patient
 from nasctl.errors import EnvironmentProblemError
-from nasctl.kept_files import TEST, VERIFIED_JSON
+from nasctl.kept_files import INT8, TEST, TEST_INT8, VERIFIED_JSON
 from nasctl.trial import State
+from nasctl.verification.fronts import IN_INT8, deciding, front_of
 
 TOLERANCE = 1e-9
+_MEANS = {
+    "accuracy_val": "accuracy",
+    "accuracy": TEST,
+    "accuracy_int8_val": INT8,
+    "accuracy_int8": TEST_INT8,
+}
+"""Of a network in `verified.json`, and the metric of trainings that it is the mean of."""
 
 
 def result(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
@@ -27,18 +35,22 @@ def result(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
         raise NotCheckedError("no training has finished")
     stored = _stored(patient)
     again = f"run the same command again: {records.command}"
-    contenders = {}
+    contenders: dict[str, dict[str, Any]] = {}
+    front = front_of(stored)
     for entry in (*stored["members"], *stored["candidates"], *stored["references"]):
         arch_id = str(entry.get("arch_id"))
         own = [t.metrics for t in done if t.arch_id == arch_id]
         metrics = entry.get("metrics") or {}
-        for name, of in (("accuracy_val", "accuracy"), ("accuracy", TEST)):
+        for name, of in _MEANS.items():
             values = [m[of] for m in own if of in m]
             if values and not _same(metrics.get(name), fmean(values)):
                 yield f"{arch_id} has {name} {metrics.get(name)}, its trainings say {fmean(values)}"
         if entry.get("role") != "reference" and own:
             val = metrics.get("accuracy_val", metrics.get("accuracy"))
-            contenders[arch_id] = {**metrics, "accuracy": val}
+            of_network = {**metrics, "accuracy": val}
+            if front == "int8":
+                of_network |= {m: metrics.get(deciding(m, front)) for m in IN_INT8}
+            contenders[arch_id] = {m: v for m, v in of_network.items() if v is not None}
     expected = _undominated(contenders, records.objectives)
     members = {str(m.get("arch_id")) for m in stored["members"]}
     for arch_id in sorted(expected - members):

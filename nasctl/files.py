@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
     except OSError as error:
-        raise EnvironmentProblemError(f"{path}: cannot be written: {error}") from error
+        raise EnvironmentProblemError(f"{path}: cannot be written: {_reason(error)}") from error
     temporary = Path(name)
     try:
         yield temporary
@@ -37,10 +38,52 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise EnvironmentProblemError(f"{path}: cannot be written: {error}") from error
+        raise EnvironmentProblemError(f"{path}: cannot be written: {_reason(error)}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _reason(error: OSError) -> str:
+    """Without the name of a temporary file, which is gone by now."""
+    return reason(error) if str(error.filename or "").endswith(".tmp") else str(error)
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be written, without its name: often that of a temporary one."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def temporary_folder(what: str) -> Iterator[Path]:
+    """A folder that is gone afterwards; where it is too small, that is said of `what`.
+
+    Args:
+        what: is made in it, for messages.
+
+    Raises:
+        EnvironmentProblemError: there can be none, or something could not be written into it.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="nasctl-")
+    except OSError as error:
+        raise EnvironmentProblemError(
+            f"{what}: cannot be made: {reason(error)}; TMPDIR=... is a folder for temporary files"
+        ) from error
+    with made as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            if error.errno not in _FULL and not str(error.filename).startswith(name):
+                raise
+            raise EnvironmentProblemError(
+                f"{what}: cannot be made: {reason(error)}, in the folder for temporary files "
+                f"{tempfile.gettempdir()}; TMPDIR=... is another"
+            ) from error
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_text(path: Path, text: str) -> None:

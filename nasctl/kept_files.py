@@ -17,6 +17,10 @@ MODELS = "models"
 """The folder of exported networks that are shown as models in the tracking store."""
 TEST = "test_accuracy"
 """The metric that a finished training of a verification has besides those of validation."""
+INT8 = "accuracy_int8"
+"""Of a verification whose front is that of int8 files: through the file, on validation images."""
+TEST_INT8 = "test_accuracy_int8"
+"""The same on test images."""
 OF_VERIFICATION = (VERIFIED_JSON, PROMISED_CSV)
 """In the folder of a search these are copies, which its verification replaces."""
 
@@ -109,13 +113,15 @@ def verified_training(
     """What is known of one training of a verification, and of its network; None: it has none.
 
     Returns:
-        `metrics` of the training (`accuracy` on validation, `test_accuracy`), and `verified`: what
-        the verification says of the network over all its seeds.
+        `metrics` of the training (`accuracy` on validation, `test_accuracy`, both in int8 where
+        that was judged), and `verified`: what the verification says of the network over all its
+        seeds.
     """
     for entry in _entries(verified):
         training = next((t for t in entry.get("trainings", ()) if t.get("seed") == seed), None)
         if entry.get("arch_id") == arch_id and training is not None:
-            found = {"accuracy": training.get("accuracy_val"), TEST: training.get(TEST)}
+            found = {"accuracy": training.get("accuracy_val")}
+            found |= {name: training.get(name) for name in (TEST, INT8, TEST_INT8)}
             kept = ("status", "on_front", "probability", "metrics", "uncertainty")
             return {
                 "metrics": {k: v for k, v in found.items() if v is not None},

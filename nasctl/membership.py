@@ -42,11 +42,16 @@ class Repeats:
         scale: `fraction` (in 0 .. 1), `positive`, `real` (as it is), or `exact` (one value each,
             without error).
         lost: degrees of freedom that are in the values no more: of what was taken out of them.
+        errors: of each point, where one value of each and its standard error on the scale are what
+            is known; None: the repeats say how far they scatter.
+        degrees: of each of those standard errors; None: it is known exactly.
     """
 
     values: Sequence[Sequence[float]]
     scale: Scale
     lost: int = 0
+    errors: Sequence[float] | None = None
+    degrees: Sequence[int | None] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,8 @@ def membership(
 
     Raises:
         ValueError: no points, metrics of different lengths, a point without a value, an exact
-            metric with several, or no repeat of anything that is not exact.
+            metric with several, no repeat of anything that is not exact and has no errors, or
+            errors of other points than the values.
     """
     _check(metrics, objectives)
     rng = np.random.default_rng(seed)
@@ -126,7 +132,10 @@ def _check(metrics: Mapping[str, Repeats], objectives: Objectives) -> None:
             raise ValueError(f"{name}: a point without a value")
         if repeats.scale == "exact" and max(counts) > 1:
             raise ValueError(f"{name}: exact, with several values")
-        if repeats.scale != "exact" and max(counts) < 2:
+        if repeats.errors is not None:
+            if not len(repeats.errors) == len(repeats.degrees) == len(counts) == sum(counts):
+                raise ValueError(f"{name}: not one value, error and degree for each point")
+        elif repeats.scale != "exact" and max(counts) < 2:
             raise ValueError(f"{name}: one value of each point says nothing about its spread")
 
 
@@ -156,6 +165,9 @@ def _posterior(repeats: Repeats, draws: int, rng: np.random.Generator) -> Values
         row = np.array([float(v[0]) for v in repeats.values])
         return np.broadcast_to(row, (draws, len(row)))
     there, back = _SCALES[repeats.scale]
+    if repeats.errors is not None:
+        centres = there(np.array([float(v[0]) for v in repeats.values]))
+        return back(centres + _errors(repeats.errors, repeats.degrees, draws, rng))
     given = [np.asarray(v, dtype=np.float64) for v in repeats.values]
     groups = [there(g) for g in (_inside(given) if repeats.scale == "fraction" else given)]
     counts = np.array([len(g) for g in groups])
@@ -166,6 +178,21 @@ def _posterior(repeats: Repeats, draws: int, rng: np.random.Generator) -> Values
     deviations = np.sqrt(squares / rng.chisquare(degrees, draws))
     errors = rng.standard_normal((draws, len(means))) / np.sqrt(counts)
     return back(means + deviations[:, None] * errors)
+
+
+def _errors(
+    errors: Sequence[float],
+    degrees: Sequence[int | None],
+    draws: int,
+    rng: np.random.Generator,
+) -> Values:
+    """(draws, points): normal errors, or Student's t where the standard error was estimated; such
+    estimates rest on the same few networks, so one factor for all points in each draw."""
+    found: Values = rng.standard_normal((draws, len(errors))) * np.asarray(errors)
+    for df in sorted({d for d in degrees if d is not None}):
+        factor = np.sqrt(df / rng.chisquare(df, draws))
+        found *= np.where([d == df for d in degrees], factor[:, None], 1.0)
+    return found
 
 
 def _inside(groups: Sequence[Values]) -> list[Values]:

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasctl.errors import EnvironmentProblemError
+from nasctl.files import temporary_folder
 from nasctl.onnx_runtime import INPUT, load_model, refusal, session, with_metadata
 
 if TYPE_CHECKING:
@@ -74,8 +73,8 @@ def quantise_graph(model: bytes, batches: Iterable[NDArray[np.float32]]) -> Int8
             f"int8: nothing to quantise: no convolution and no linear layer among the operators "
             f"{', '.join(sorted(kinds))}"
         )
-    with tempfile.TemporaryDirectory(prefix="nasctl-int8-") as folder, _quiet():
-        given, ready, done = (Path(folder) / f"{n}.onnx" for n in ("given", "ready", "done"))
+    with temporary_folder("int8 file") as folder, _quiet():
+        given, ready, done = (folder / f"{n}.onnx" for n in ("given", "ready", "done"))
         given.write_bytes(model)
         try:
             quantization.quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
@@ -89,6 +88,8 @@ def quantise_graph(model: bytes, batches: Iterable[NDArray[np.float32]]) -> Int8
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
             )
+        except OSError:  # of the temporary folder
+            raise
         except Exception as error:  # plain Exceptions, of which there is no common kind
             raise EnvironmentProblemError(f"int8: {_blame(error, kinds)}") from error
         found = _stripped(done.read_bytes())

@@ -27,6 +27,7 @@ from search_spaces.table import result_metrics
 if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
 
+OTHER_DATA = "other images, labels or splits; put the old ones back"
 SAMPLE = 500
 """Random candidates that cost ranges, references and calibration networks are taken from."""
 
@@ -64,7 +65,11 @@ class Problem:
 
 
 def load_problem(
-    config: SearchConfig, registry: Registry, *, allow_no_data: bool = False
+    config: SearchConfig,
+    registry: Registry,
+    *,
+    allow_no_data: bool = False,
+    read_weights: bool = True,
 ) -> Problem:
     """Data and family; every block is checked against the shapes it will meet.
 
@@ -72,6 +77,7 @@ def load_problem(
         config: validated.
         registry: with the plugins.
         allow_no_data: be content with the declared shape of pictures that are not there.
+        read_weights: also read the files of `init.weights`; needed where something is trained.
 
     Raises:
         ConfigError: unknown names or options, unreadable data, impossible shapes.
@@ -118,7 +124,7 @@ def load_problem(
     )
     if config.evaluator == "replay":
         return _replayed(config, problem, registry)
-    return _compared(config, problem, extras)
+    return _compared(config, problem, extras, read_weights=read_weights)
 
 
 def _check_names(config: SearchConfig, registry: Registry) -> None:
@@ -153,7 +159,9 @@ def _replayed(config: SearchConfig, problem: Problem, registry: Registry) -> Pro
     return dataclasses.replace(problem, family=family, recording=found)
 
 
-def _compared(config: SearchConfig, problem: Problem, data: Mapping[str, Any]) -> Problem:
+def _compared(
+    config: SearchConfig, problem: Problem, data: Mapping[str, Any], *, read_weights: bool
+) -> Problem:
     """With the reference networks, on `input_shape` and `num_classes` of the data."""
     if not config.reference:
         return problem
@@ -164,8 +172,24 @@ def _compared(config: SearchConfig, problem: Problem, data: Mapping[str, Any]) -
             "own, which a published network does not have; use []"
         )
     entries = [(entry.name, entry.width) for entry in config.reference]
-    networks = with_weights(load_references(entries, **data), config.init.weights)
+    networks = load_references(entries, **data)
+    if read_weights:
+        networks = with_weights(networks, config.init.weights)
     return dataclasses.replace(problem, references=networks)
+
+
+def check_data(problem: Problem, recorded: str | None) -> None:
+    """Whether a run that continues has the images that it began with.
+
+    Args:
+        recorded: the fingerprint of its data; None: it has none.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    dataset = problem.dataset
+    if dataset is not None and recorded not in (None, dataset.fingerprint):
+        raise ConfigError(f"data: {dataset.name} has changed since this run began: {OTHER_DATA}")
 
 
 def training_job(

@@ -10,6 +10,7 @@ from typing import Any
 
 from nasctl import kept_files
 from nasctl.compute import compute_json, read_verification
+from nasctl.compute_study import study_compute
 from nasctl.errors import EnvironmentProblemError, nearest
 from nasctl.fidelity import HalvingSettings
 from nasctl.front import (
@@ -143,7 +144,7 @@ class RunRecords:
         found: dict[str, Any] | None = self.meta("verification")
         return found
 
-    @property
+    @functools.cached_property
     def verified(self) -> dict[str, Any] | None:
         """Of a search that was verified, or of its verification: as `verified.json` has it; None
         before it has been interrupted or is finished."""
@@ -291,10 +292,11 @@ class RunRecords:
 
     @functools.cached_property
     def compute(self) -> dict[str, Any] | None:
-        """The compute ledger (`nasctl.compute`) of a search; None of an ablation, and of a
-        verification, whose hours are in that of its search."""
-        if self.is_ablation or self.is_verification:
+        """The compute ledger (`nasctl.compute`); that of a search has its verification's hours."""
+        if self.is_verification:
             return None
+        if self.is_ablation:
+            return study_compute(self, self._content.events)
         return compute_json(
             config=self.config,
             trials=self.trials(),

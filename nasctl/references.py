@@ -170,6 +170,7 @@ def references_json(
     measured: Mapping[str, Mapping[str, Any]],
     validation_images: int | None,
     calibration_networks: int,
+    violations: Callable[[Entry], Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """The list `references` of `front.json`: one object per reference network that has begun.
 
@@ -182,6 +183,8 @@ def references_json(
         entries: the networks of the search.
         constraints: upper bounds by cost metric.
         measured, validation_images, calibration_networks: see `front.collect_entries`.
+        violations: how far a network breaks each constraint, judged as its candidates are; None:
+            by what was predicted, as before they were trained.
     """
     members = [e.decisive for e in front_entries(entries, objectives)]
     found = []
@@ -194,7 +197,7 @@ def references_json(
             calibration_networks,
         )
         priced = Priced(cost=trial.cost, intervals=trial.cost_intervals)
-        violations = priced.violations(constraints)
+        over = dict(violations(entry)) if violations else priced.violations(constraints)
         plain = entry.to_json()
         del plain["choices"]
         found.append(
@@ -205,9 +208,9 @@ def references_json(
                 **plain,
                 "state": trial.state.value,
                 "error": trial.error,
-                "violations": violations,
+                "violations": over,
                 "on_front": complete
-                and not violations
+                and not over
                 and not pareto.dominated_by(entry.decisive, members, objectives),
             }
         )

@@ -10,6 +10,7 @@ draws, whatever the sampler.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +100,18 @@ def _differences(run: str, recorded: Mapping[str, Any], config: Mapping[str, Any
         was, now = recorded, config
         for part in path.split("."):
             was, now = was[part], now[part]
-        if was != now:
+        if _plain(was) != _plain(now):
             shown = f": {was}, here {now}" if path == "recipe.epochs" else ""
             yield (
                 f"{path}: not that of {run}{shown}; replay it with its own configuration: "
                 f"nasctl search {run}/config.yaml evaluator=replay replay.run={run} name=..."
             )
+
+
+def _plain(value: Any) -> Any:
+    """A section with the path in it from the root: a run records it so, a file may say less."""
+    given = value.get("path") if isinstance(value, Mapping) else None
+    return {**value, "path": os.path.abspath(given)} if isinstance(given, str) else value
 
 
 def replayed_family(family: Family, recording: Recording) -> Family:

@@ -22,7 +22,7 @@ from nasctl.resources import Resources, configured_resources
 from nasctl.tables import TableJob
 
 if TYPE_CHECKING:
-    from nasctl.config.schema import SearchConfig
+    from nasctl.config.schema import ExecutorConfig, SearchConfig
 
 
 def make_job(config: SearchConfig, problem: Problem, registry: Registry, directory: Path) -> Job:
@@ -39,6 +39,7 @@ def make_job(config: SearchConfig, problem: Problem, registry: Registry, directo
 def make_executor(
     config: SearchConfig,
     problem: Problem,
+    registry: Registry,
     ledger: Ledger,
     *,
     announce: Callable[[str], None],
@@ -50,6 +51,7 @@ def make_executor(
     Args:
         config: of the search.
         problem: what is searched.
+        registry: with the plugins of the run.
         ledger: of the run.
         announce: told what the executor waits for.
         note: told what the user may want to change.
@@ -64,21 +66,53 @@ def make_executor(
             timeout_s=config.executor.timeout_s,
             began=max(clocks, default=0.0),
         )
-    options = config.executor.model_dump(exclude={"name", "retries"})
     window = config.search.window if config.search.order == "deterministic" else None
+    return configured_executor(
+        config.executor, registry, window=window, announce=announce, note=note
+    )
+
+
+def configured_executor(
+    config: ExecutorConfig,
+    registry: Registry,
+    *,
+    window: int | None = None,
+    announce: Callable[[str], None],
+    note: Callable[[str], None],
+) -> Executor:
+    """The executor of the section `executor`.
+
+    Args:
+        config: the section.
+        registry: with the plugins of the run.
+        window: see `RayExecutor`.
+        announce: told what the executor waits for.
+        note: told what the user may want to change.
+    """
+    options = config.model_dump(exclude={"name", "retries"})
     return create_executor(
-        config.executor.name, **options, window=window, announce=announce, note=note
+        config.name,
+        **options,
+        window=window,
+        plugins=registry.sources,
+        announce=announce,
+        note=note,
     )
 
 
 def resources(config: SearchConfig, problem: Problem) -> Resources:
     """What each training is given; in this process, the GPU that is there."""
     given = configured_resources(config.model_dump(include={"executor", "recipe", "evaluator"}))
-    if config.executor.name == "inline" and problem.dataset is not None:
-        import torch
+    return given if problem.dataset is None else with_own_gpu(given, config.executor)
 
-        return dataclasses.replace(given, gpus=float(torch.cuda.is_available()))
-    return given
+
+def with_own_gpu(given: Resources, executor: ExecutorConfig) -> Resources:
+    """The same for trainings in this process, which take the GPU that is there."""
+    if executor.name != "inline":
+        return given
+    import torch
+
+    return dataclasses.replace(given, gpus=float(torch.cuda.is_available()))
 
 
 def effective_precision(config: SearchConfig) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nasctl import prepare, running, stopping
 from nasctl.candidates import CandidateSource
 from nasctl.engine import Engine, EngineSettings
+from nasctl.errors import ConfigError
 from nasctl.evaluate import CHECKPOINTS
 from nasctl.executors.base import Executor
 from nasctl.executors.place import ExecutorPlace
@@ -36,7 +39,7 @@ from nasctl.pricing import (
     make_pricer,
     network_builder,
 )
-from nasctl.records import RunRecords
+from nasctl.records import LEDGER, RunRecords
 from nasctl.references import check_weights, reference_trials, starting_weights
 from nasctl.resources import note_measuring, note_resources
 from nasctl.rundir import OpenRun
@@ -92,6 +95,9 @@ def run_search(request: SearchRequest) -> RunRecords:
         "data": problem.dataset.fingerprint if problem.dataset is not None else None,
         "init_weights": starting_weights(problem.references),
     }
+    request = dataclasses.replace(
+        request, differences=functools.partial(_differences, request, problem, directory / LEDGER)
+    )
     with opened(request, directory, meta) as (run, stop):
         search = _Search(request, problem, run, stop)
         return carry_out(
@@ -103,6 +109,32 @@ def run_search(request: SearchRequest) -> RunRecords:
             publish=request.publish,
             flush_s=FLUSH_S,
         )
+
+
+def _differences(
+    request: SearchRequest,
+    problem: Problem,
+    ledger_path: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+) -> list[str]:
+    """Those of the configuration, and of the files that it names: by what is in them, wherever
+    they are by now."""
+    found = request.differences(before, now)
+    ledger = Ledger(ledger_path, {}, readonly=True)
+    try:
+        data, weights = ledger.meta("data"), ledger.meta("init_weights")
+    finally:
+        ledger.close()
+    for check in (
+        functools.partial(prepare.check_data, problem, data),
+        functools.partial(check_weights, problem.references, weights),
+    ):
+        try:
+            check()
+        except ConfigError as error:
+            found = [*found, *error.problems]
+    return found
 
 
 class _Search:
@@ -122,10 +154,10 @@ class _Search:
 
     def work(self, tracking: Tracking) -> None:
         """Prices, trains, measures."""
-        check_weights(self._problem.references, self._ledger.meta("init_weights"))
         executor = running.make_executor(
             self._config,
             self._problem,
+            self._request.registry,
             self._ledger,
             announce=self._display.phase,
             note=self._display.warning,

@@ -7,7 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from nasctl.report import text
-from nasctl.report.verified_text import openings_line, places_line, shrinkage_lines
+from nasctl.report.verified_text import (
+    int8_lines,
+    openings_line,
+    places_line,
+    shrinkage_lines,
+)
 from nasctl.terminal import Paint, aligned, fitting, paint_for, plain, print_text
 from nasctl.verification.outlook import Outlook
 from nasctl.verification.promised import Promised, Value, has_extras, promised
@@ -48,6 +53,7 @@ def verified_text(verified: Mapping[str, Any], *, width: int = 80, paint: Paint 
 
 def _notes(verified: Mapping[str, Any]) -> Iterator[str]:
     yield from shrinkage_lines(verified)
+    yield from int8_lines(verified)
     yield openings_line(verified)
 
 
@@ -76,6 +82,9 @@ def _columns(rows: Sequence[Promised], verified: Mapping[str, Any]) -> list[tupl
     put_ends(6, metric, [r.retrained for r in rows])
     put(0, name, "test", metric, [r.test for r in rows])
     put_ends(2, metric, [r.test for r in rows])
+    put(0, "accuracy", "int8", "accuracy", [r.int8.get("val") for r in rows])
+    put_ends(6, "accuracy", [r.int8.get("val") for r in rows])
+    put(1, "int8", "test", "accuracy", [r.int8.get("test") for r in rows])
     if any(r.probability is not None for r in rows):
         chances = ["–" if r.probability is None else f"{r.probability:.2f}" for r in rows]
         made.append((0, ["on true", "front", *chances]))
@@ -86,6 +95,8 @@ def _columns(rows: Sequence[Promised], verified: Mapping[str, Any]) -> list[tupl
         (3, "p90", "ms p90"),
     ):
         put(rank, "latency", under, "latency_ms", [r.latency.get(kind) for r in rows])
+    put(0, "int8", "ms p50", "latency_ms", [r.int8.get("p50") for r in rows])
+    put(4, "int8", "bytes", "model_bytes", [r.int8.get("bytes") for r in rows])
     if any(r.retrained.n for r in rows):
         made.append((5, ["seeds", "", *(str(r.retrained.n or "–") for r in rows)]))
     for key, head in has_extras(rows):
@@ -126,6 +137,8 @@ def _outlook_lines(outlook: Outlook) -> Iterator[str]:
         low, high = (text.duration(s) for s in outlook.seconds)
         spread = low if low == high else f"{low} to {high}"
         yield f"about {spread}, as long as trainings took in the search; measuring comes on top"
+    if outlook.front == "int8":
+        yield "the front will be that of int8 files: every training is quantised, and judged so"
     yield (
         "accuracies will be those of the test split, which that opens"
         if outlook.has_test

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,4 +31,21 @@ def test_nothing_is_skipped_for_want_of_a_package() -> None:
 def test_ci_says_that_it_is_ci() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "export NASCTL_CI=1" in script
-    assert script.index("NASCTL_CI") < script.index("\nmake test")
+    assert script.index("NASCTL_CI") < script.index("\nmake test\n")
+
+
+def test_ci_starts_the_real_containers_too() -> None:
+    """After the tests, where an engine can be started; `tests/test_compose.py` tries what the
+    script says where none can."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.index("\nmake test\n") < script.index("\nmake test-compose SHORT=1\n")
+    packages = script[: script.index("\nmake test-compose")]
+    assert all(name in packages for name in ("docker.io", "debootstrap", "docker-compose"))
+    made = subprocess.run(
+        ["make", "--dry-run", "test-compose", "SHORT=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert made.rstrip().endswith("tests/e2e/compose.sh")

@@ -15,6 +15,7 @@ from nasctl.cluster_submission import (
     new_job_id,
     plugin_files,
     prepare,
+    prepare_verification,
 )
 from nasctl.errors import ConfigError
 from tests.e2e.command import TOY
@@ -73,7 +74,9 @@ def test_a_run_on_the_cluster(desk: Path) -> None:
     assert list(made.arguments) == [
         *("search", "--progress", "plain", "--fresh", "--json", "--plugin=gone"),
         *("--", "toy.yaml", "trials=3", "executor=ray", "executor.address=auto"),
+        HEAD_OUTPUT_DIR,
     ]
+    assert made.kind == "search"
     assert made.notes == (f"--plugin gone: not below {desk}; the cluster has to have it",)
 
 
@@ -156,7 +159,7 @@ def test_a_file_whose_name_looks_like_an_option(desk: Path) -> None:
 def test_what_cannot_be_is_said(desk: Path, override: str, note: str) -> None:
     made = prepared(overrides=[override, "seed=3"])
     assert made.notes == (note,)
-    assert made.arguments[-3:] == ("seed=3", "executor=ray", "executor.address=auto")
+    assert made.arguments[-4:-1] == ("seed=3", "executor=ray", "executor.address=auto")
     assert override not in made.arguments
 
 
@@ -248,7 +251,7 @@ def test_the_shell_gets_every_argument_as_it_was(tmp_path: Path, text: str) -> N
         output_dir="",
         config=text,
         files={},
-        arguments=("search", "--", text, f"a={text}"),
+        arguments=("search", "--", text, f"a={text}", HEAD_OUTPUT_DIR),
         notes=(),
     )
     command = f"nasctl submit {text}"
@@ -261,9 +264,31 @@ def test_the_shell_gets_every_argument_as_it_was(tmp_path: Path, text: str) -> N
 
 
 def test_the_head_says_where_its_runs_are(tmp_path: Path) -> None:
-    made = Submission(run="r", output_dir="", config="c", files={}, arguments=(), notes=())
+    made = Submission(
+        run="r", output_dir="", config="c", files={}, arguments=(HEAD_OUTPUT_DIR,), notes=()
+    )
     found = words(made.entrypoint("i", "c"), tmp_path, HOME="/h", NASCTL_RUNS="/my runs/$(x),[1]")
     assert found[-1] == "output_dir='/my runs/$(x),[1]'"
+
+
+def test_a_verification_is_of_the_head_s_run(desk: Path) -> None:
+    (desk / "plug.py").write_text("EVALUATORS = {}\n")
+
+    def prepared(output_dir: str, *overrides: str, flags: bool = False) -> Submission:
+        return prepare_verification(
+            "toy", output_dir, overrides, ["plug"], fresh=flags, as_json=flags, root=desk
+        )
+
+    made = prepared("", "verify.seeds=5", "executor=inline", flags=True)
+    assert (made.kind, made.run, made.output_dir, names(made)) == ("verify", "toy", "", {"plug.py"})
+    assert made.notes == ("executor=inline: a submitted run has executor=ray",)
+    found = words(made.entrypoint("i", "c"), desk, HOME="/h", NASCTL_RUNS="/my runs/$(x)")
+    assert found[3:] == [
+        *("verify", "--progress", "plain", "--fresh", "--json", "--plugin=plug", "--"),
+        *("/my runs/$(x)/toy", "verify.seeds=5", "executor=ray", "executor.address=auto"),
+    ]
+    assert "/h/nasctl-runs/toy" in words(prepared("").entrypoint("i", "c"), desk, HOME="/h")
+    assert "/data/x y/toy" in words(prepared("/data/x y").entrypoint("i", "c"), desk)
 
 
 def test_an_argument_that_is_no_text_is_refused() -> None:

@@ -289,3 +289,44 @@ def test_a_node_is_healthy_if_the_head_knows_it(
         check=False,
     )
     assert (done.returncode == 0) == healthy, done.stderr
+
+
+# -- where there is no engine ---------------------------------------------------------------------
+
+
+def without_engine(tmp_path: Path, **stubs: str) -> str:
+    """What compose.sh says with nothing on its PATH but the usual tools and these commands."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "mktemp", "rm", "seq", "sleep", "tail"):
+        found = shutil.which(name)
+        assert found is not None
+        (tools / name).symlink_to(found)
+    for name, text in stubs.items():
+        (tools / name).write_text(f"#!{tools}/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    done = subprocess.run(
+        [tools / "bash", ROOT / "tests" / "e2e" / "compose.sh"],
+        env={"PATH": str(tools), "TMPDIR": str(tmp_path), "SHORT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bin"], "nothing is left"
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("SKIPPED")]
+    return line.removeprefix("SKIPPED, nothing of the compose cluster was tested: ")
+
+
+def test_without_an_engine_the_script_says_so_and_succeeds(tmp_path: Path) -> None:
+    assert without_engine(tmp_path) == "no docker command"
+
+
+def test_an_engine_that_may_not_be_started_is_said(tmp_path: Path) -> None:
+    said = without_engine(tmp_path, docker="exit 1", dockerd="exit 1", id="echo 1000")
+    assert said == "no engine answers, none can be started"
+
+
+def test_an_engine_that_does_not_start_is_said(tmp_path: Path) -> None:
+    said = without_engine(tmp_path, docker="exit 1", dockerd="echo no >&2; exit 1", id="echo 0")
+    assert said == "dockerd did not start"

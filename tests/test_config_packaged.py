@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from nasctl.cli import configs
 from nasctl.config import (
     LoadedConfig,
     init_dir,
+    list_ablations,
     list_configs,
+    list_verification,
     load_config,
     packaged_folder,
 )
@@ -73,6 +77,14 @@ class TestPackaged:
         assert (None, "mbv2_space") in listed
         assert {group for group, _ in listed if group} == set(GROUPS)
         assert [key for key, description in listed.items() if not description] == []
+
+    def test_settings_of_a_verification_are_listed_by_themselves(self) -> None:
+        (found,) = list_verification()
+        assert (found.name, found.group) == ("verify", None)
+        assert found.description.startswith("Settings of `nasctl verify RUN`")
+        assert "verify" not in {c.name for c in (*list_configs(), *list_ablations())}
+        shown = CliRunner().invoke(configs).output
+        assert f"\nfor nasctl verify\nverify{' ' * 27}Settings of `nasctl verify" in shown
 
     def test_init_writes_an_example_once(self, tmp_path: Path) -> None:
         path = init_dir(tmp_path / "new" / "place")

@@ -135,3 +135,44 @@ def test_degrees_of_freedom_that_were_taken_out_widen_the_intervals() -> None:
 
     assert 1.05 * width(0) < width(2) < 1.5 * width(0)
     assert width(100) > width(2)  # one degree is left at least
+
+
+def of_times(errors: Any, degrees: Any, **more: Any) -> Membership:
+    """Equal accuracies known exactly, and times with errors of their own."""
+    times = Repeats(values=[[1.0], [1.1], [2.0]], scale="positive", errors=errors, degrees=degrees)
+    metrics = {"accuracy": Repeats(values=[[0.9]] * 3, scale="exact"), "latency_ms": times}
+    return membership(metrics, {"accuracy": "max", "latency_ms": "min"}, **more)
+
+
+def test_a_single_value_has_the_error_that_it_comes_with() -> None:
+    from scipy.stats import norm
+
+    found = of_times([0.1, 0.1, 0.0], [None] * 3, draws=40_000)
+    # The faster of the first two is on the front: log(1.1) against a difference of sd 0.1 sqrt 2.
+    expected = norm.cdf(np.log(1.1) / (0.1 * np.sqrt(2)))
+    assert found.probability[0] == pytest.approx(expected, abs=0.01)
+    assert found.probability[1] == pytest.approx(1 - expected, abs=0.01)
+    assert found.probability[2] < 0.001
+    low, high = found.intervals["latency_ms"][0]
+    assert np.log([low, high]) == pytest.approx([-0.1645, 0.1645], abs=0.004)
+    assert found.intervals["latency_ms"][2] == (2.0, 2.0)
+    assert of_times([0.0] * 3, [None] * 3).probability == (1.0, 0.0, 0.0)
+
+
+def test_an_error_that_was_estimated_has_students_tails_for_all_points_at_once() -> None:
+    from scipy.stats import t
+
+    found = of_times([0.1, 0.1, 0.1], [3, 3, None], draws=40_000)
+    half = 0.1 * t.ppf(0.95, 3)
+    assert np.log(found.intervals["latency_ms"][0]) == pytest.approx([-half, half], abs=0.01)
+    logs = np.log(found.draws["latency_ms"])
+    away = np.abs(logs - np.log([1.0, 1.1, 2.0]))
+    # The same factor in each draw: large errors come together, but not with the third's.
+    assert np.corrcoef(away[:, 0], away[:, 1])[0, 1] > 0.2
+    assert abs(np.corrcoef(away[:, 0], away[:, 2])[0, 1]) < 0.03
+
+
+def test_errors_of_other_points_than_the_values_are_refused() -> None:
+    for errors, degrees in (([0.1, 0.1], [None] * 3), ([0.1] * 3, [])):
+        with pytest.raises(ValueError, match="not one value, error and degree for each point"):
+            of_times(errors, degrees)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import os
 import platform
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nasctl.errors import EnvironmentProblemError
+from nasctl.executors.code import installed
 from nasctl.executors.ray import RayExecutor
 from nasctl.executors.ray_cluster import explained, resolved, token_environment
-from nasctl.executors.travel import Inbox
-from nasctl.trial import OutcomeKind, Work
-from tests.e2e.ray_nodes import Head, head
+from nasctl.executors.travel import Files, Inbox
+from nasctl.plugins import load_plugins
+from nasctl.trial import Outcome, OutcomeKind, Work
+from tests.e2e.ray_nodes import Head, head, until
 from tests.executor_jobs import RecordingEngine, ScriptedJob
 
 DATA = np.arange(1_000_000, dtype=np.float32)
@@ -148,7 +153,94 @@ def test_files_of_another_node_arrive_before_their_epoch_and_go_to_the_next_atte
     assert not [path for path in left if path.is_file()]
 
 
+class _Counting(_Knowing):
+    """Waits, at each epoch that follows files which travelled, until they take no room any more.
+
+    Attributes:
+        sent: ids of what was put into the object store for a worker.
+        freed: those that were gone while their training went on.
+    """
+
+    sent: list[str]
+    freed: list[str]
+
+    def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool:
+        if work.attempt > 1 and self.sent[-1] not in self.freed:
+            until(lambda: self.sent[-1] not in _held())
+            self.freed.append(self.sent[-1])
+        return super().report(work, epoch, metrics)
+
+    def end(self, work: Work, outcome: Outcome) -> None:
+        super().end(work, outcome)
+        if len(self.outcomes) == 4:
+            until(lambda: not set(self.sent) & _held())
+
+
+def _held() -> set[str]:
+    """Ids of all objects that this driver owns and somebody still refers to."""
+    worker: Any = importlib.import_module("ray._private.worker").global_worker
+    return {key.decode() for key in worker.core_worker.get_all_reference_counts()}
+
+
+@pytest.mark.usefixtures("token")
+def test_files_that_have_arrived_take_no_room(
+    cluster: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nasctl.executors import ray_tune
+
+    engine = _Counting(["killed_once", "killed_once"])
+    engine.folder, engine.sent, engine.freed = tmp_path, [], []
+
+    def noted(files: Files) -> ray_tune.Sent:
+        made = Sent(files)
+        engine.sent.append(made.ref.hex())
+        assert engine.sent[-1] in _held()
+        return made
+
+    Sent = ray_tune.Sent  # noqa: N806 - a class
+    monkeypatch.setattr(ray_tune, "Sent", noted)
+    (tmp_path / "notes").mkdir()
+    RayExecutor(workers=1, address=cluster.address).run(
+        engine, _Writing(where=str(tmp_path / "notes"))
+    )
+    assert [o.kind.name for _, o in sorted(engine.outcomes.items())] == ["LOST", "COMPLETE"] * 2
+    assert len(engine.sent) == 2
+    assert engine.freed == engine.sent
+
+
 # -- what is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("token")
+def test_a_node_with_another_nasctl_or_another_plugin_is_told_with_both(
+    cluster: Head, tmp_path: Path
+) -> None:
+    info = tmp_path / "nasctl-9.9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nasctl\nVersion: 9.9.9\n")
+
+    def broken(cpus: float, plugins: dict[str, str]) -> str:
+        engine = RecordingEngine(["fine"])
+        executor = RayExecutor(workers=1, cpus=cpus, address=cluster.address, plugins=plugins)
+        executor.run(engine, ScriptedJob())
+        ((_, outcome),) = engine.outcomes.items()
+        assert outcome.kind is OutcomeKind.BROKEN, "the search ends with exit 4"
+        return str(outcome.error)
+
+    where = f"on the node {platform.node()}: "
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with cluster.worker(cpus=3, environment={"PYTHONPATH": path}):
+        own, there = installed(), installed().replace(metadata.version("nasctl"), "9.9.9")
+        assert broken(3, {}) == (
+            f"{where}nasctl {there} is installed there, {own} here; both have to be the same"
+        )
+    source = load_plugins(["tests.faults.plugin"]).sources["tests.faults.plugin"]
+    assert broken(1, {"tests.faults.plugin": "f" * 64}) == (
+        f"{where}--plugin tests.faults.plugin: another module there ({source[:8]}) than here "
+        "(ffffffff); copy it to that node"
+    )
+    said = broken(1, {"no_such_plugin": "f" * 64})
+    assert said.startswith(f"{where}--plugin no_such_plugin: cannot be imported: ModuleNotFound")
 
 
 @pytest.mark.usefixtures("token")

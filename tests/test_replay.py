@@ -115,6 +115,14 @@ def test_another_problem_than_the_recorded_one_is_refused(
     load_recording(str(run), {}, {**CONFIG, "recipe": {"epochs": 2, "lr": 0.2}})
 
 
+def test_one_file_may_be_named_in_two_ways(tmp_path: Path) -> None:
+    whole = {"name": "npz", "path": str(Path.cwd() / "x.npz")}
+    run = record(tmp_path / "run", [trained(0, 1, 1)], {**CONFIG, "data": whole})
+    load_recording(str(run), {}, {**CONFIG, "data": {"name": "npz", "path": "x.npz"}})
+    with pytest.raises(ConfigError, match="data: not that of"):
+        load_recording(str(run), {}, {**CONFIG, "data": {"name": "npz", "path": "y.npz"}})
+
+
 def test_no_run_and_nothing_in_it_are_one_line(tmp_path: Path) -> None:
     run = record(tmp_path / "recorded", [trained(0, 1, 1, state=State.FAILED)])
     with pytest.raises(ConfigError, match=r"replay\.run: .*no finished training in it"):

@@ -127,3 +127,17 @@ def test_limits_are_what_we_cut_to(mlflow) -> None:
     for name in ("../x", 'q"', "a//b", "/a"):
         with pytest.raises(mlflow.exceptions.MlflowException):
             validation._validate_metric_name(name)
+
+
+def test_uvicorn_ends_a_worker_that_does_not_answer_in_5_s_and_can_be_told_to_wait() -> None:
+    """`docker/mlflow.sh` does: the import of MLflow takes longer on a busy host."""
+    import inspect
+
+    import uvicorn
+
+    parameters = inspect.signature(uvicorn.Config).parameters
+    assert parameters["timeout_worker_healthcheck"].default == 5
+    options = {name for option in uvicorn.main.params for name in option.opts}
+    assert "--timeout-worker-healthcheck" in options
+    script = (Path(__file__).parent.parent / "docker" / "mlflow.sh").read_text(encoding="utf-8")
+    assert '--uvicorn-opts "--timeout-worker-healthcheck 120"' in script

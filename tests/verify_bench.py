@@ -63,3 +63,8 @@ class VerifyBench(Bench):
     def to(self, folder: Path) -> VerifyBench:
         made = super().copy(folder)
         return VerifyBench(made.folder, made.cache)
+
+
+def entries(verified: dict[str, Any]) -> list[dict[str, Any]]:
+    """Members, candidates and references of `verified.json`."""
+    return [*verified["members"], *verified["candidates"], *verified["references"]]

@@ -48,8 +48,12 @@ def training(
     *,
     seed: int = 0,
     state: State = State.COMPLETE,
+    int8: tuple[float, float] | None = None,
 ) -> Trial:
+    """`int8`: validation and test accuracy through the int8 file."""
     told = {"accuracy": accuracy, **({} if test is None else {"test_accuracy": test})}
+    if int8 is not None:
+        told |= {"accuracy_int8": int8[0], "test_accuracy_int8": int8[1]}
     done = state is State.COMPLETE
     return Trial(
         number=number,
@@ -80,6 +84,7 @@ def verified(
     trials: Sequence[Trial],
     *,
     measured: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
     objectives: Mapping[str, Any] = OBJECTIVES,
     settings: VerifySettings | None = None,
     images: Images | None = None,
@@ -91,6 +96,7 @@ def verified(
         finalists=finalists,
         trials=trials,
         measured=measured or {},
+        files=files or {},
         objectives=objectives,
         reference_point={"accuracy": 0.0, "latency_ms": 10.0},
         settings=settings or VerifySettings(),

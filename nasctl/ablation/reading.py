@@ -38,7 +38,7 @@ def analysis_of(records: RunRecords) -> Analysis:
 def view_of(records: RunRecords) -> dict[str, Any]:
     """The object of `ablation.json`, computed from the ledger."""
     config = records.config
-    return ablation_json(
+    view = ablation_json(
         analysis_of(records),
         records.trials(),
         about={
@@ -54,6 +54,7 @@ def view_of(records: RunRecords) -> dict[str, Any]:
         measured=records.measurements,
         seconds=sum(t.seconds for t in records.trials()),
     )
+    return {**view, "compute": records.compute}
 
 
 def _setting(records: RunRecords, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nasctl.ablation.sentences import amount, seeds_raised, trained_on
+from nasctl.compute import PURPOSES
 
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "latency ms"}
 
@@ -26,6 +27,7 @@ def summary(view: Mapping[str, Any], *, width: int = 100) -> str:
         lines += _wrapped(line, width)
     lines += ["", *arms_table(view)]
     lines += ["", *textwrap.wrap(_setting(view), width)]
+    lines += textwrap.wrap(_spent(view.get("compute")), width)
     return "\n".join(lines)
 
 
@@ -64,6 +66,21 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
         yield "  ".join(cells).rstrip()
+
+
+def _spent(compute: Mapping[str, Any] | None) -> str:
+    """Hours by purpose; nothing where nothing is known."""
+    if not compute or not compute["rows"]:
+        return ""
+    unit = "GPU-hours" if compute["unit"] == "gpu_hour" else "core-hours"
+    key = f"{compute['unit']}s"
+    parts = [
+        f"{PURPOSES[row['purpose']]} {row[key]:.3g} (n = {row['count']:,})"
+        for row in compute["rows"]
+        if row["seconds"] is not None
+    ]
+    whole = "" if compute["total"]["complete"] else " of what was recorded"
+    return f"Compute: {compute['total'][key]:.3g} {unit}{whole}: {', '.join(parts)}."
 
 
 def _setting(view: Mapping[str, Any]) -> str:

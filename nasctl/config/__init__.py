@@ -12,8 +12,10 @@ from nasctl.config.packaged import (
     init_dir,
     list_ablations,
     list_configs,
+    list_verification,
     packaged_folder,
 )
+from nasctl.config.paths import with_whole_paths
 from nasctl.config.resume import ablation_diff, config_diff, resolved_yaml, stored_config
 
 __all__ = [
@@ -25,10 +27,12 @@ __all__ = [
     "init_dir",
     "list_ablations",
     "list_configs",
+    "list_verification",
     "load_ablation",
     "load_config",
     "packaged_folder",
     "recipe_problems",
     "resolved_yaml",
     "stored_config",
+    "with_whole_paths",
 ]

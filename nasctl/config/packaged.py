@@ -20,6 +20,9 @@ ABLATIONS = "ablation"
 """The folder of the ready ablations, below the packaged one. They are files that a user runs, as
 are those of the packaged folder itself; every other folder is a group of options."""
 
+VERIFY = "verify.yaml"
+"""The settings of `nasctl verify`: no file that a user runs, but one to look them up in."""
+
 
 def ready_files(name: str) -> dict[str, Path]:
     """By name the packaged files that a command takes, the one that states every key included.
@@ -31,8 +34,8 @@ def ready_files(name: str) -> dict[str, Path]:
     if name == "ablate":
         found = [folder / "ablate.yaml", *sorted((folder / ABLATIONS).glob("*.yaml"))]
     else:
-        others = ("ablate", "verify")
-        found = [p for p in sorted(folder.glob("*.yaml")) if p.stem not in others]
+        others = ("ablate.yaml", VERIFY)
+        found = [p for p in sorted(folder.glob("*.yaml")) if p.name not in others]
     return {path.stem: path for path in found}
 
 
@@ -81,7 +84,7 @@ class PackagedConfig:
 def list_configs() -> list[PackagedConfig]:
     """Every packaged search and option with the first sentence of its file's comment."""
     folder = packaged_folder()
-    others = {*ready_files("ablate").values(), folder / "verify.yaml"}
+    others = {*ready_files("ablate").values(), folder / VERIFY}
     return [
         _described(path, "/".join(path.relative_to(folder).parent.parts) or None)
         for path in sorted(folder.rglob("*.yaml"), key=lambda p: (len(p.parts), p.parts))
@@ -92,6 +95,11 @@ def list_configs() -> list[PackagedConfig]:
 def list_ablations() -> list[PackagedConfig]:
     """What `nasctl ablate` takes by name, `ablate` with every key first."""
     return [_described(path, None) for path in ready_files("ablate").values()]
+
+
+def list_verification() -> list[PackagedConfig]:
+    """The file that states every setting of `nasctl verify`."""
+    return [_described(packaged_folder() / VERIFY, None)]
 
 
 def _described(path: Path, group: str | None) -> PackagedConfig:

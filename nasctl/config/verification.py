@@ -64,6 +64,7 @@ class VerifySection(Section):
     latency: Literal["measure", "search"]
     sessions: Annotated[int, Field(ge=1, le=100)]
     export: bool
+    front: Literal["trained", "int8"]
 
 
 class VerifyConfig(Section):
@@ -213,4 +214,6 @@ def verification_yaml(loaded: LoadedVerification) -> str:
 def verification_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """`config_diff` for verifications: `verify.max_seeds` may be raised; executor and tracking may
     change."""
+    if isinstance(old.get("verify"), dict):  # perhaps of a time before that key
+        old = {**old, "verify": {"front": "trained", **old["verify"]}}
     return diff(old, new, free=_FREE, rising=("verify", "max_seeds"))

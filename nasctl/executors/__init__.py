@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nasctl.environment import worker_count
 from nasctl.executors.base import Announce, Executor, silent
 from nasctl.executors.inline import InlineExecutor
@@ -20,6 +22,7 @@ def create_executor(
     address: str | None = None,
     wait_s: float = 60.0,
     window: int | None = None,
+    plugins: Mapping[str, str] | None = None,
     announce: Announce = silent,
     note: Announce = silent,
 ) -> Executor:
@@ -38,6 +41,7 @@ def create_executor(
         address=address,
         wait_s=wait_s,
         window=window,
+        plugins=plugins or {},
         announce=announce,
         note=note,
     )

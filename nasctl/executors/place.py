@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from nasctl.errors import EnvironmentProblemError
 from nasctl.executors.base import DEVICE_PREFIX, Announce, Executor
+from nasctl.executors.code import check_plugins
 from nasctl.latency_place import Device, this_device
 from nasctl.latency_settings import LatencySettings
-from nasctl.plugins import load_plugins
 
 T = TypeVar("T")
 
@@ -114,10 +114,5 @@ class AfterPlugins(Generic[T]):
 
 
 def _unpacked(plugins: Mapping[str, str], data: bytes) -> Any:
-    there = load_plugins(plugins).sources
-    for name, source in plugins.items():
-        if there[name] != source:
-            raise EnvironmentProblemError(
-                f"--plugin {name}: the module there is not the same as here; copy it to that node"
-            )
+    check_plugins(plugins)
     return pickle.loads(data)

@@ -15,7 +15,7 @@ import pickle
 import secrets
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
@@ -27,6 +27,7 @@ from nasctl.executors.base import (
     check_no_resource,
     silent,
 )
+from nasctl.executors.code import Code, installed
 from nasctl.executors.ray_cluster import (
     AUTO,
     CONTINUE,
@@ -107,6 +108,8 @@ class RayExecutor:
         wait_s: how long a running cluster may be without a node that can run a training.
         window: how many trainings the search has out at most, None: any number; to say it where a
             cluster has room for more.
+        plugins: modules of the job with the sha256 of their sources; nodes of a running cluster
+            have to have the same.
         announce: told what is being waited for.
         note: told what the user may want to change.
 
@@ -122,6 +125,7 @@ class RayExecutor:
     address: str | None = None
     wait_s: float = 60.0
     window: int | None = None
+    plugins: Mapping[str, str] = field(default_factory=dict)
     announce: Announce = silent
     note: Announce = silent
 
@@ -203,7 +207,7 @@ class RayExecutor:
         try:
             with _own_environment(inherited=self.address is None), environ(pending):
                 tune.run(
-                    ray_worker.trainable(job, travels=membership is not None),
+                    ray_worker.trainable(job, code=None if membership is None else self._code()),
                     name="trials",
                     search_alg=ray_tune.EngineSearcher(flights),
                     scheduler=ray_tune.EngineScheduler(
@@ -310,6 +314,9 @@ class RayExecutor:
                 _temp_dir=folder,
                 **common,
             )
+
+    def _code(self) -> Code:
+        return Code(version=installed(), plugins=dict(self.plugins))
 
     def _local_workers(self) -> int:
         assert self.workers is not None, "checked on construction"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nasctl.errors import EnvironmentProblemError, NasctlError, unknown
 from nasctl.executors.base import DEVICE_PREFIX, Announce
+from nasctl.executors.code import check_version, installed
 from nasctl.executors.ray_cluster import CONTINUE, last_line
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class _Call:
                 max_retries=0,  # it is the driver who decides what comes after a failure
                 scheduling_strategy=NodeAffinitySchedulingStrategy(self._node.id, soft=False),
             )
-            .remote(data, self._key, metadata.version("nasctl"))
+            .remote(data, self._key, installed())
         )
         try:
             self._watch(ref, was_busy=bool(reason))
@@ -212,8 +212,7 @@ def _serve(data: bytes, key: str, version: str) -> Any:
         internal_kv._internal_kv_put(key, text, namespace=NAMESPACE)
 
     tell("")  # it has begun
-    if (there := metadata.version("nasctl")) != version:
-        raise EnvironmentProblemError(f"nasctl {there} is installed there, {version} here")
+    check_version(version)
     return cloudpickle.loads(data)(tell)
 
 

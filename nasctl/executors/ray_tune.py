@@ -94,6 +94,8 @@ class Flights:
     def told(self, trial_id: str, message: Message) -> bool:
         """Passes an epoch on; True: the trial goes on."""
         flight = self._flights.get(trial_id)
+        if flight is not None and flight.sent is not None:  # its worker has unpacked it
+            flight.sent.forget()
         if flight is None or flight.outcome is not None or self.error is not None:
             return False
         outcome = message.outcome
@@ -123,7 +125,7 @@ class Flights:
         if flight is None:
             return
         if flight.sent is not None:
-            flight.sent.ref = None
+            flight.sent.forget()
         try:
             self._engine.end(flight.work, flight.outcome or outcome)
         except Exception as error:  # see the class

@@ -16,6 +16,7 @@ from ray.tune import Trainable
 
 from nasctl.executors.attempt import Attempt, Message
 from nasctl.executors.base import Job, WritingJob, failure
+from nasctl.executors.code import Code, check_same
 from nasctl.executors.scratch import scratch_dir
 from nasctl.executors.travel import Files, Outbox
 from nasctl.trial import Outcome, OutcomeKind
@@ -25,11 +26,15 @@ class Sent:
     """Files on their way to a worker: one object, however often Tune copies a configuration.
 
     Attributes:
-        ref: in the object store; None: no longer needed. Tune keeps configurations for ever.
+        ref: in the object store; None: they have arrived, or are no longer needed.
     """
 
     def __init__(self, files: Files) -> None:
         self.ref: Any = ray.put(files)
+
+    def forget(self) -> None:
+        """Frees their room: Tune keeps configurations for ever, and a worker its last one."""
+        self.ref = None
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
@@ -44,10 +49,12 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray is not typed
     Attributes:
         job_ref: the job and its data, in the object store.
         driver_node: the only node that sees the run's folder; None: all do.
+        code: of the driver, which nodes of a cluster have to have too; None: there are no others.
     """
 
     job_ref: Any  # set by `trainable`
     driver_node: str | None
+    code: Code | None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._node = ray.get_runtime_context().get_node_id()
@@ -57,14 +64,16 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray is not typed
         self._attempt: Attempt | None = None
         self._scratch = contextlib.ExitStack()
         try:
+            if self.code is not None:
+                check_same(self.code)
             shell, payload = ray.get(self.job_ref)
             self._job: Job = self._placed(shell).with_payload(payload)
             self._job.prepare()
         except Exception as error:  # told as the failure of the work, not as a dead worker
-            self._unfit = self._failure(error)
+            self._unfit = failure(error)
             if self.driver_node not in (None, self._node):  # it would fail whatever it is given
-                broken = dataclasses.replace(self._unfit, kind=OutcomeKind.BROKEN)
-                self._unfit = self._located(broken)
+                self._unfit = dataclasses.replace(self._unfit, kind=OutcomeKind.BROKEN)
+            self._unfit = self._located(self._unfit)
         self.reset_config(config)
 
     def step(self) -> dict[str, Any]:
@@ -110,7 +119,9 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray is not typed
         try:
             self._outbox.clear()
             if "files" in config:
-                self._outbox.unpack(ray.get(config["files"].ref))
+                sent: Sent = config["files"]
+                self._outbox.unpack(ray.get(sent.ref))
+                sent.forget()
         except RayError:  # what has travelled is lost on the way: the next attempt gets it anew
             raise
         except Exception as error:  # see `setup`
@@ -127,13 +138,14 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray is not typed
         return dataclasses.replace(outcome, error=f"on the node {platform.node()}: {outcome.error}")
 
 
-def trainable(job: Job, *, travels: bool) -> type[JobTrainable]:
+def trainable(job: Job, *, code: Code | None) -> type[JobTrainable]:
     """The worker class with its job and data, which go into the object store once.
 
     Args:
         job: with its data.
-        travels: other nodes than this one do not see the run's folder.
+        code: that other nodes have to have, which do not see the run's folder; None: there are
+            none.
     """
     ref = ray.put((job.with_payload(None), job.payload))
-    here = ray.get_runtime_context().get_node_id() if travels else None
-    return type("Worker", (JobTrainable,), {"job_ref": ref, "driver_node": here})
+    here = ray.get_runtime_context().get_node_id() if code is not None else None
+    return type("Worker", (JobTrainable,), {"job_ref": ref, "driver_node": here, "code": code})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from nasctl.arch import Architecture
 from nasctl.dataset import Dataset
 from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.export.destination import check_destination
 from nasctl.export.flat import flatten
 from nasctl.export.formats import WRITERS, Card, files_of
+from nasctl.export.images import Resized
 from nasctl.export.parity import Parity, compare, spread
-from nasctl.files import replacing
+from nasctl.files import replacing, temporary_folder
 from nasctl.kept_files import VERIFIED_JSON, named_weights, verified_training
 from nasctl.records import RunRecords
+from nasctl.trial import EXACT_METRICS, Trial
 from nasctl.weights import load_weights
 
 if TYPE_CHECKING:
@@ -32,16 +34,19 @@ class Exported:
     Attributes:
         files: the one to open last; all paths as given by the user.
         params: numbers in the file: batch norms are folded.
+        replaced: those of `files` that were there from an earlier export.
     """
 
     files: tuple[Path, ...]
     parity: Parity
     card: Card
     params: int
+    replaced: tuple[Path, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "files": {str(f): f.stat().st_size for f in self.files},
+            "replaced": [str(f) for f in self.replaced],
             "params": self.params,
             "parity": self.parity.to_json(),
             **self.card.to_json(),
@@ -51,7 +56,7 @@ class Exported:
         """The same for people."""
         parity = self.parity
         for file in self.files:
-            yield f"{file}  {file.stat().st_size:,} bytes"
+            yield file_line(file, file.stat().st_size, self.replaced)
         yield (
             f"{self.params:,} parameters; outputs within {parity.max_error:.1g} of the largest "
             f"(mean {parity.mean_error:.1g}); accuracy {parity.exported_accuracy:.4f}, "
@@ -60,6 +65,26 @@ class Exported:
         origin = self.card.provenance
         whose = "its verification, the best on validation" if "verified" in origin else "the search"
         yield f"weights of seed {origin['seed']}, of {whose}"
+
+
+def file_line(file: Path, size: int, replaced: Container[Path]) -> str:
+    """What is said of a file that was written, `size` bytes of it."""
+    instead = ", in place of an earlier export" if file in replaced else ""
+    return f"{file}  {size:,} bytes{instead}"
+
+
+def check_export(records: RunRecords, arch_id: str, path: Path, kind: str) -> tuple[Path, ...]:
+    """All that can be known of an export before the data is read; writes nothing.
+
+    Returns:
+        Files of an earlier export, which would be replaced.
+
+    Raises:
+        ConfigError: `path` does not fit the format, or something else is there.
+        EnvironmentProblemError: no weights were kept, or the folder cannot be written to.
+    """
+    _weights(records, arch_id)
+    return check_destination(files_of(path, kind))
 
 
 def export_network(
@@ -79,20 +104,18 @@ def export_network(
         build: the module of a network, as it was trained.
         dataset: that the run was trained on.
         kind: `onnx`, `pt2` or `torch`.
-        path: where to; an older file is replaced in one step.
+        path: where to; an earlier export is replaced in one step.
 
     Raises:
-        ConfigError: `path` does not fit the format.
+        ConfigError: `path` does not fit the format, or something else is there.
         EnvironmentProblemError: no weights were kept, or the format cannot hold the network, or
             the disk is full.
         ParityError: the file computes something else; nothing is written then.
     """
     from safetensors import SafetensorError
 
-    from nasctl import augment
-
-    weights = _weights(records, architecture.id)
-    targets = files_of(path, kind)
+    replaced = check_export(records, architecture.id, path, kind)
+    weights, targets = _weights(records, architecture.id), files_of(path, kind)
     model = build(architecture)
     stored = load_weights(weights, model)
     model.eval()
@@ -104,14 +127,14 @@ def export_network(
     card = _card(records, architecture, dataset, seed=int(stored.get("seed", "0")))
     size = (architecture.input_shape[1], architecture.input_shape[2])
     chosen = spread(len(dataset.val_labels))
-    images = augment.resize(dataset.val_images[chosen], size)
+    images = Resized(images=dataset.val_images, size=size, chosen=chosen)
     traced = flatten(model)
-    with tempfile.TemporaryDirectory(prefix="nasctl-export-") as folder:
-        made = files_of(Path(folder) / path.name, kind)
+    with temporary_folder(str(path)) as folder:
+        made = files_of(folder / path.name, kind)
         try:
             run = WRITERS[kind](traced, card, made[-1])
-        except (OSError, SafetensorError) as error:
-            raise EnvironmentProblemError(f"{folder}: cannot be written: {error}") from error
+        except SafetensorError as error:
+            raise EnvironmentProblemError(f"{path}: cannot be made: {error}") from error
         parity = compare(
             model,
             run,
@@ -120,11 +143,12 @@ def export_network(
             normalisation=dataset.normalisation,
         )
         with contextlib.ExitStack() as renamed_last:
-            for source, target in zip(made, targets, strict=True):
+            # The last one here is the first in place: the weights, before what reads them.
+            for source, target in reversed(list(zip(made, targets, strict=True))):
                 temporary = renamed_last.enter_context(replacing(target))
                 temporary.write_bytes(source.read_bytes())
     params = sum(p.numel() for p in traced.parameters())
-    return Exported(files=targets, parity=parity, card=card, params=params)
+    return Exported(files=targets, parity=parity, card=card, params=params, replaced=replaced)
 
 
 def _check_verified(records: RunRecords, arch_id: str) -> None:
@@ -169,6 +193,8 @@ def _card(records: RunRecords, architecture: Architecture, dataset: Dataset, *, 
     fresh = verified_training(records.verified, arch_id, seed) or {}
     if fresh:
         metrics = {**next((t.cost for t in trained), {}), **fresh.pop("metrics")}
+    if (measured := records.measurements.get(arch_id)) is not None:
+        metrics["latency_ms_measured"] = measured["p50_ms"]
     mean, std = dataset.normalisation
     version = metadata.version("nasctl")
     classes = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
@@ -190,8 +216,18 @@ def _card(records: RunRecords, architecture: Architecture, dataset: Dataset, *, 
             "data_fingerprint": dataset.fingerprint,
             "metrics": metrics,
             "metrics_split": "val",
+            "metrics_source": {name: _source(name, trained) for name in metrics},
+            "latency_device": (records.latency or {}).get("device"),
             **fresh,
             "git_commit": records.environment.get("git_commit"),
             "torch": records.environment.get("torch"),
         },
     )
+
+
+def _source(metric: str, trained: Sequence[Trial]) -> str:
+    """How a metric is known; see `nasctl.trial.Uncertainty`."""
+    if any(metric in t.cost_intervals for t in trained):
+        return "predicted"
+    is_exact = metric in EXACT_METRICS or any(metric in t.cost for t in trained)
+    return "exact" if is_exact else "measured"

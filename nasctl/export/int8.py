@@ -20,11 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasctl import augment
 from nasctl.dataset import Dataset, stratified_split
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.export.formats import METADATA
-from nasctl.export.parity import BATCH
+from nasctl.export.images import Resized, batches
+from nasctl.export.parity import LogitComparison
 from nasctl.files import replacing
 from nasctl.latency import measure_graphs
 from nasctl.latency_place import HERE, Place
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Images = NDArray[np.uint8]
+    from nasctl.export.images import Images
+
     Labels = NDArray[np.int64]
 
 CALIBRATION_IMAGES = 256
@@ -109,7 +110,7 @@ class Agreement:
 
 def calibration_images(
     dataset: Dataset, size: tuple[int, int], *, count: int = CALIBRATION_IMAGES, seed: int = 0
-) -> Images:
+) -> Resized:
     """Training images, in the shares of their classes; all of them if there are no more.
 
     Args:
@@ -118,19 +119,24 @@ def calibration_images(
         seed: which ones; the same for ever.
 
     Returns:
-        uint8, (count, C, *size).
+        uint8, (count, C, *size), resized as they are asked for.
 
     Raises:
         ConfigError: fewer than `LEAST_IMAGES` were asked for, or are there.
     """
+    check_count(count)
     there = len(dataset.train_labels)
-    if count < LEAST_IMAGES:
-        raise ConfigError(f"calibration images: {count} are too few; at least {LEAST_IMAGES}")
     _enough(there, f"{dataset.name} has {there} training images")
     if count >= there:
-        return augment.resize(dataset.train_images, size)
+        return Resized(images=dataset.train_images, size=size)
     _, chosen = stratified_split(dataset.train_labels, count, seed)
-    return augment.resize(dataset.train_images[chosen], size)
+    return Resized(images=dataset.train_images, size=size, chosen=chosen)
+
+
+def check_count(count: int) -> None:
+    """Raises a ConfigError where fewer calibration images are asked for than will do."""
+    if count < LEAST_IMAGES:
+        raise ConfigError(f"calibration images: {count} are too few; at least {LEAST_IMAGES}")
 
 
 def _enough(count: int, what: str) -> None:
@@ -185,8 +191,10 @@ def accuracy_of(onnx_path: Path, images: Images, labels: Labels) -> Accuracy:
         ConfigError: images of another shape than the network takes.
         EnvironmentProblemError: an operator that the runtime lacks; no file of `nasctl export`.
     """
-    found = _logits(onnx_path, images).argmax(1)
-    return Accuracy(images=len(labels), correct=int((found == labels).sum()))
+    correct = 0
+    for begin, logits in _logits(onnx_path, images):
+        correct += int((logits.argmax(1) == labels[begin : begin + len(logits)]).sum())
+    return Accuracy(images=len(labels), correct=correct)
 
 
 def agreement_of(float_path: Path, int8_path: Path, images: Images, labels: Labels) -> Agreement:
@@ -195,17 +203,18 @@ def agreement_of(float_path: Path, int8_path: Path, images: Images, labels: Labe
     Raises:
         ConfigError, EnvironmentProblemError: see `accuracy_of`.
     """
-    import numpy as np
-
-    a, b = (_logits(path, images) for path in (float_path, int8_path))
-    error = np.abs(a - b) / (float(np.abs(a).max()) or 1.0)
+    found = LogitComparison()
+    both = zip(_logits(float_path, images), _logits(int8_path, images), strict=True)
+    for (begin, a), (_, b) in both:
+        found.add(a, b, labels[begin : begin + len(a)])
+    float_accuracy, accuracy = found.accuracies
     return Agreement(
-        images=len(labels),
-        float_accuracy=float((a.argmax(1) == labels).mean()),
-        accuracy=float((b.argmax(1) == labels).mean()),
-        agreement=float((a.argmax(1) == b.argmax(1)).mean()),
-        max_error=float(error.max()),
-        mean_error=float(error.mean()),
+        images=found.images,
+        float_accuracy=float_accuracy,
+        accuracy=accuracy,
+        agreement=found.agreeing / found.images,
+        max_error=found.max_error,
+        mean_error=found.mean_error,
     )
 
 
@@ -294,18 +303,15 @@ def normalised(
             f"{path}: takes images of {prepared['input_shape']}, given {list(images.shape[1:])}"
         )
     mean, std = (np.float32(prepared[k]).reshape(1, -1, 1, 1) for k in ("mean", "std"))
-    return (
-        (images[begin : begin + BATCH].astype(np.float32) / np.float32(255) - mean) / std
-        for begin in range(0, len(images), BATCH)
-    )
+    return ((part.astype(np.float32) / np.float32(255) - mean) / std for part in batches(images))
 
 
-def _logits(path: Path, images: Images) -> NDArray[np.float32]:
-    """(N, classes)."""
-    import numpy as np
-
+def _logits(path: Path, images: Images) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Batch by batch the number of images before it, and its logits (N, classes)."""
     model, card = read_exported(path)
     opened = session(model, threads=1)
-    parts = [opened.run([OUTPUT], {INPUT: b})[0] for b in normalised(images, card, path)]
-    found: NDArray[np.float32] = np.concatenate(parts)
-    return found
+    begin = 0
+    for batch in normalised(images, card, path):
+        (logits,) = opened.run([OUTPUT], {INPUT: batch})
+        yield begin, logits
+        begin += len(logits)

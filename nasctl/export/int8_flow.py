@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasctl import augment
 from nasctl.arch import Architecture
 from nasctl.dataset import Dataset
-from nasctl.export.flow import Exported, export_network
-from nasctl.export.formats import files_of
+from nasctl.export.flow import Exported, check_export, export_network, file_line
+from nasctl.export.images import Resized
 from nasctl.export.int8 import (
     CALIBRATION_IMAGES,
     LEAST_AGREEMENT,
@@ -25,11 +23,12 @@ from nasctl.export.int8 import (
     quantise,
 )
 from nasctl.export.parity import spread
-from nasctl.files import replacing
+from nasctl.files import replacing, temporary_folder
 from nasctl.latency_bench import silent
 from nasctl.latency_place import this_device
 from nasctl.latency_settings import LatencySettings
 from nasctl.latency_table import WholeLatency
+from nasctl.latency_try import try_runtime
 from nasctl.records import RunRecords
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class Int8Export:
         float_latency, latency: of one session, on this machine.
         device: that they are of.
         warnings: one line each, of what a user of the file would want to know.
+        replaced: `path`, if it was there from an earlier export.
     """
 
     path: Path
@@ -56,6 +56,7 @@ class Int8Export:
     latency: WholeLatency
     device: str
     warnings: tuple[str, ...]
+    replaced: tuple[Path, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """For people: float beside int8."""
@@ -67,7 +68,7 @@ class Int8Export:
             ("latency ms p90", f"{before.p90_ms:.3g}", f"{now.p90_ms:.3g}"),
             ("bytes", f"{q.float_bytes:,}", f"{q.bytes:,}"),
         )
-        yield f"{self.path}  {q.bytes:,} bytes"
+        yield file_line(self.path, q.bytes, self.replaced)
         yield from (f"{what:<14}  {left:>11}  {right:>11}".rstrip() for what, left, right in rows)
         yield (
             f"the same class on {a.agreement:.1%} of {a.images:,} validation images; calibrated on "
@@ -78,6 +79,7 @@ class Int8Export:
         """The object of `nasctl export`, and under `int8` what is said of it here."""
         return {
             "files": {str(self.path): self.quantised.bytes},
+            "replaced": [str(f) for f in self.replaced],
             "params": self.exported.params,
             "parity": self.exported.parity.to_json(),
             **self.exported.card.to_json(),
@@ -110,26 +112,28 @@ def export_int8(
 
     Args:
         build, dataset: see `export_network`.
-        path: where to; an older file is replaced in one step.
+        path: where to; an earlier export is replaced in one step.
         settings: what latency means in the run; with `runtime=torch` ONNX Runtime is timed.
         images: training images to calibrate with.
         progress: told in words what happens.
 
     Raises:
-        ConfigError: too few images to calibrate with; a path with the ending of another format.
-        EnvironmentProblemError: as `export_network`; an operator that the runtime lacks or that
-            cannot be quantised. Nothing is written then.
+        ConfigError: too few images to calibrate with; a path with the ending of another format, or
+            something else is there.
+        EnvironmentProblemError: as `export_network`; what is to time the files does not answer; an
+            operator that the runtime lacks or that cannot be quantised. Nothing is written then.
         ParityError: the float file computes something else than the trained network.
     """
-    files_of(path, "onnx")  # the ending
+    replaced = check_export(records, architecture.id, path, "onnx")
     say = progress or silent
     size = (architecture.input_shape[1], architecture.input_shape[2])
     training = calibration_images(dataset, size, count=images)
     chosen = spread(len(dataset.val_labels))
-    validation = augment.resize(dataset.val_images[chosen], size)
+    validation = Resized(images=dataset.val_images, size=size, chosen=chosen)
     measured = file_settings(settings)
-    with tempfile.TemporaryDirectory(prefix="nasctl-int8-") as folder:
-        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+    try_runtime(measured)  # a program that does not answer is not noticed after all the rest
+    with temporary_folder(str(path)) as folder:
+        before, after = folder / "float.onnx", folder / "int8.onnx"
         exported = export_network(
             records, architecture, build=build, dataset=dataset, kind="onnx", path=before
         )
@@ -155,6 +159,7 @@ def export_int8(
         latency=latencies["int8"],
         device=device,
         warnings=tuple(warnings),
+        replaced=replaced,
     )
 
 

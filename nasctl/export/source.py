@@ -13,6 +13,9 @@ from nasctl.errors import EnvironmentProblemError
 if TYPE_CHECKING:
     from torch import fx, nn
 
+MADE_BY = "Made by nasctl "
+"""By this a file is known as ours."""
+
 _TEMPLATE = '''\
 """{title}
 
@@ -20,7 +23,7 @@ _TEMPLATE = '''\
     model = load()
     logits = model(preprocess(images))  # images: uint8, (N, {shape})
 
-Made by nasctl {version}; needs PyTorch alone. Batch norms are folded into convolutions.
+{made_by}{version}; needs PyTorch alone. Batch norms are folded into convolutions.
 """
 
 import json
@@ -116,6 +119,7 @@ def to_source(
     return _TEMPLATE.format(
         title=title.replace("\\", "/").replace('"""', "'''"),
         module=module,
+        made_by=MADE_BY,
         version=version,
         shape=", ".join(map(str, input_shape)),
         provenance=text,

@@ -15,13 +15,18 @@ _AVOIDED = {
     "duplicates": "proposals of known networks",
     "constraints": "candidates over a constraint",
     "halving": "trials cut short",
+    "shared_from": "trainings taken over from earlier studies",
 }
 _UNKNOWN = "not recorded"
 
 
 def compute_section(view: RunView) -> str:
     """What was spent on what, what was avoided, and what an hour still brought."""
-    found = view.compute
+    return compute_html(view.compute)
+
+
+def compute_html(found: Mapping[str, Any] | None) -> str:
+    """The section of a compute ledger; nothing where nothing is known."""
     if not found or not found["rows"]:
         return ""
     heads, *rows = _table(found)
@@ -53,7 +58,11 @@ def _number(column: int, columns: int) -> str:
 
 def compute_markdown(view: RunView) -> list[str]:
     """The same as lines of Markdown; none where nothing is known."""
-    found = view.compute
+    return compute_lines(view.compute)
+
+
+def compute_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """`compute_html` as lines of Markdown."""
     if not found or not found["rows"]:
         return []
     heads, *rows = _table(found)
@@ -148,6 +157,14 @@ def notes_of(found: Mapping[str, Any]) -> list[str]:
             f"{text.significant(last['per_hour'])} per {_unit(found)}, to "
             f"{text.significant(last['hypervolume'])}."
         )
+    if arms := found.get("by_arm"):
+        each = (
+            f"{arm['arm']} {_hours(arm[found['unit'] + 's'])} (n = {arm['count']:,})"
+            for arm in arms
+            if arm["count"]
+        )
+        unit = _unit(found)
+        lines.append(f"{unit[0].upper()}{unit[1:]}s by arm: {', '.join(each)}.")
     if not found["resources_recorded"] and found["rows"]:
         lines.append("Cores are those of the present configuration: they were not recorded.")
     return lines

@@ -7,8 +7,14 @@ from typing import Any
 
 from nasctl.report import text
 from nasctl.report.html import e
-from nasctl.report.verified_text import openings_line, places_line, shrinkage_lines
+from nasctl.report.verified_text import (
+    int8_lines,
+    openings_line,
+    places_line,
+    shrinkage_lines,
+)
 from nasctl.report.view import RunView
+from nasctl.verification.fronts import front_of, shown
 from nasctl.verification.promised import Promised, Value, has_extras, promised
 
 
@@ -24,8 +30,7 @@ def verified_section(view: RunView) -> str:
         else ""
     )
     notes = "".join(
-        f"<p class='hint'>{e(line[:1].upper() + line[1:])}.</p>"
-        for line in (*shrinkage_lines(found), openings_line(found))
+        f"<p class='hint'>{e(line[:1].upper() + line[1:])}.</p>" for line in _notes(found)
     )
     return f"""<section id="verified"><h2>Verified</h2>
 <p class="lead">{e(places_line(found))}.</p>{unfinished}
@@ -35,18 +40,29 @@ def verified_section(view: RunView) -> str:
 {notes}{_files(rows)}</section>"""
 
 
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    return [*shrinkage_lines(found), *int8_lines(found), openings_line(found)]
+
+
 def _chart(found: Mapping[str, Any], share: str) -> str:
     if found["attainment"] is None:
         return ""
     x, y = (text.label(found["attainment"][axis]) for axis in "xy")
+    of_files = " of int8 files" if front_of(found) == "int8" else ""
+    how = "as measured now"
+    if shown(found["attainment"]["x"], front_of(found)) != found["attainment"]["x"]:
+        how = "of int8 files as measured now"
+    elif (found.get("settings") or {}).get("latency") == "search":
+        how = "as the search had it"
     off = " Members off the line have another objective." if len(found["objectives"]) > 2 else ""
     return f"""<p class="legend"><span><i class="m-member"></i>on the verified front, {share} \
 intervals</span><span><i class="m-near"></i>off it</span><span><i class="m-searched"></i>as \
 searched</span><span><i class="m-line"></i>attained at the median</span>\
 <span><i class="m-band"></i>best and worst case, {share}</span></p>
 <figure class="panel"><figcaption>What the true front attains: {e(y)} against {e(x)}\
-<span class="aside">validation {e(y)}, fresh seeds; {e(x)} as measured now. \
-Numbers: probability to be on the true front.{off}</span></figcaption>\
+<span class="aside">validation {e(y)}{of_files}, fresh seeds; {e(x)} {how}. \
+Numbers: probability to be on the true front, where \
+it is neither near 1 nor near 0.{off}</span></figcaption>\
 <div class="plot" id="attainment"></div></figure>"""
 
 
@@ -54,23 +70,44 @@ def _table(rows: list[Promised], share: str) -> str:
     metric = text.label(rows[0].metric) if rows else "accuracy"
     latencies = [k for k in ("predicted", "p50", "p90") if any(k in r.latency for r in rows)]
     names = {"predicted": "predicted", "p50": "p50", "p90": "p90"}
+    accuracies, costs = _known(_INT8_ACCURACIES, rows), _known(_INT8_COSTS, rows)
     heads = [
         ("Network", ""),
         ("", ""),
         (f"{metric} searched".capitalize(), "n"),
         (f"{metric} retrained".capitalize(), "n"),
         *([("Test accuracy", "n")] if any(r.test for r in rows) else []),
+        *((head, "n") for _, _, head in accuracies),
         ("On the true front", "n"),
         *((f"Latency {names[k]} (ms)", "n") for k in latencies),
+        *((head, "n") for _, _, head in costs),
     ]
     head = "".join(
         f'<th scope="col"{f" class={c}" if c else ""}>{e(name)}</th>' for name, c in heads
     )
-    body = "".join(_row(r, latencies, share) for r in rows)
+    body = "".join(_row(r, latencies, accuracies, costs, share) for r in rows)
     return (
         '<div class="scroll"><table class="promised"><thead><tr>'
         f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+Column = tuple[str, str, str]
+"""Name in `Promised.int8`, metric, heading."""
+
+_INT8_ACCURACIES: tuple[Column, ...] = (
+    ("val", "accuracy", "Accuracy int8"),
+    ("test", "accuracy", "Test accuracy int8"),
+)
+_INT8_COSTS: tuple[Column, ...] = (
+    ("p50", "latency_ms", "Latency int8 p50 (ms)"),
+    ("bytes", "model_bytes", "Size int8 (B)"),
+)
+
+
+def _known(columns: tuple[Column, ...], rows: list[Promised]) -> list[Column]:
+    """Those that any finalist has."""
+    return [c for c in columns if any(c[0] in r.int8 for r in rows)]
 
 
 def _reasons(rows: list[Promised]) -> str:
@@ -100,7 +137,13 @@ training of each, the best on validation.</p><div class="scroll"><table class="n
 <thead><tr><th scope="col">Network</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>"""
 
 
-def _row(row: Promised, latencies: list[str], share: str) -> str:
+def _row(
+    row: Promised,
+    latencies: list[str],
+    accuracies: list[Column],
+    costs: list[Column],
+    share: str,
+) -> str:
     chance = "–" if row.probability is None else f"{row.probability:.2f}"
     name = f"{e(row.label)}<br><code>{e(row.arch_id)}</code>"
     if row.label == row.arch_id:
@@ -108,8 +151,10 @@ def _row(row: Promised, latencies: list[str], share: str) -> str:
     cells = [_cell(row.metric, row.searched, ""), _cell(row.metric, row.retrained, share)]
     if row.test is not None:
         cells.append(_cell("accuracy", row.test, share))
+    cells += [_cell(metric, row.int8.get(key), share) for key, metric, _ in accuracies]
     cells.append(f'<td class="n">{e(chance)}</td>')
     cells += [_cell("latency_ms", row.latency.get(k), "") for k in latencies]
+    cells += [_cell(metric, row.int8.get(key), "") for key, metric, _ in costs]
     style = ' class="verified"' if row.on_front else ""
     return (
         f'<tr{style}><th scope="row">{name}</th><td class="became">{e(row.word)}</td>'
@@ -144,6 +189,10 @@ def verified_rows(view: RunView, arch_id: str) -> list[list[str]]:
     if row.test is not None and row.test.value is not None:
         ends = text.interval("accuracy", row.test.interval)
         found.append(["test accuracy", text.number("accuracy", row.test.value), ends])
+    for name, words in (("val", "in int8"), ("test", "test in int8")):
+        if (value := row.int8.get(name)) is not None:
+            ends = text.interval("accuracy", value.interval)
+            found.append([f"{words}, accuracy", text.number("accuracy", value.value), ends])
     return found
 
 
@@ -155,32 +204,46 @@ def verified_chart(view: RunView) -> dict[str, Any] | None:
     surfaces = found["attainment"]
     x, y = surfaces["x"], surfaces["y"]
     rows = {r.arch_id: r for r in promised(found)}
+    is_int8 = front_of(found) == "int8"
+    x_title = f"{text.title(x)}, int8" if shown(x, front_of(found)) != x else text.title(x)
+    y_title = f"{text.title(y)} (validation{', int8' if is_int8 else ''})"
     return {
-        "x": {"key": x, "title": text.title(x), "direction": found["objectives"][x]},
-        "y": {"title": f"{text.title(y)} (validation)", "direction": found["objectives"][y]},
+        "x": {"key": x, "title": x_title, "direction": found["objectives"][x]},
+        "y": {"title": y_title, "direction": found["objectives"][y]},
         "surfaces": {name: s["points"] for name, s in surfaces["surfaces"].items()},
         "points": [
             point
             for part in ("members", "candidates", "references")
             for entry in found[part]
-            if (point := _point(entry, rows[entry["arch_id"]], x, y)) is not None
+            if (point := _point(entry, rows[entry["arch_id"]], found)) is not None
         ],
     }
 
 
-def _point(entry: Mapping[str, Any], row: Promised, x: str, y: str) -> dict[str, Any] | None:
-    at = entry["metrics"].get(x)
-    if at is None or row.retrained.value is None:
+def _is_open(probability: float) -> bool:
+    """Whether it is worth a number on the chart: in one of everybody nobody finds those."""
+    return 0.05 <= probability <= 0.95
+
+
+def _point(
+    entry: Mapping[str, Any], row: Promised, found: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    x, y = found["attainment"]["x"], found["attainment"]["y"]
+    place = shown(x, front_of(found))  # accuracy is never on that axis
+    at = entry["metrics"].get(place)
+    if at is None or row.decides.value is None:
         return None
     before = entry["searched"]["metrics"]
-    known = entry["uncertainty"].get(x)
-    fresh = row.retrained
+    known = entry["uncertainty"].get(place)
+    fresh = row.decides
     chance = "" if row.probability is None else f"{row.probability:.2f}"
     lines = [
         f"{row.word}{f': {row.reason}' if row.reason else ''}",
         f"{text.label(y)} searched {text.number(y, row.searched.value)}",
-        f"retrained {text.number(y, fresh.value)} ({text.interval(y, fresh.interval)})",
+        f"retrained {_with_ends(y, row.retrained)}",
     ]
+    if "val" in row.int8:
+        lines.append(f"in int8 {_with_ends('accuracy', row.int8['val'])}")
     if row.test is not None:
         lines.append(f"test {text.number('accuracy', row.test.value)}")
     if chance:
@@ -193,7 +256,7 @@ def _point(entry: Mapping[str, Any], row: Promised, x: str, y: str) -> dict[str,
         "xi": list(known["interval"]) if known else [at, at],
         "yi": list(fresh.interval or (fresh.value, fresh.value)),
         "from": [before.get(f"{x}_measured", before.get(x, at)), row.searched.value],
-        "chance": chance,
+        "chance": chance if row.probability is not None and _is_open(row.probability) else "",
         "lines": lines,
     }
 
@@ -206,16 +269,21 @@ def verified_markdown(view: RunView) -> list[str]:
     rows = promised(found)
     metric = rows[0].metric if rows else "accuracy"
     name = text.label(metric)
-    heads = ["network", "", f"{name} searched", f"{name} retrained", "test", "on the true front"]
+    has_int8 = any("val" in r.int8 for r in rows)
+    heads = ["network", "", f"{name} searched", f"{name} retrained", "test"]
+    heads += [*(["int8", "int8 test"] if has_int8 else []), "on the true front"]
     lines = ["## Verified", "", f"{places_line(found)}.", "", text.md_row(heads)]
     lines.append("| --- | --- |" + " ---: |" * (len(heads) - 2))
     for r in rows:
         chance = "–" if r.probability is None else f"{r.probability:.2f}"
-        shown = [text.number(metric, r.searched.value), _with_ends(metric, r.retrained)]
-        shown.append("–" if r.test is None else _with_ends("accuracy", r.test))
-        lines.append(text.md_row([r.label, r.word, *shown, chance]))
+        cells = [text.number(metric, r.searched.value), _with_ends(metric, r.retrained)]
+        cells.append("–" if r.test is None else _with_ends("accuracy", r.test))
+        if has_int8:
+            unknown = Value(value=None)
+            cells += [_with_ends("accuracy", r.int8.get(k, unknown)) for k in ("val", "test")]
+        lines.append(text.md_row([r.label, r.word, *cells, chance]))
     lines += ["", *(f"- {text.md(f'{r.label} {r.word}: {r.reason}')}" for r in rows if r.reason)]
-    lines += [f"- {text.md(line)}" for line in (*shrinkage_lines(found), openings_line(found))]
+    lines += [f"- {text.md(line)}" for line in _notes(found)]
     return [*lines, ""]
 
 

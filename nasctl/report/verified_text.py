@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nasctl.report import text
+from nasctl.verification.fronts import IN_INT8, front_of
 
 
 def places_line(verified: Mapping[str, Any]) -> str:
@@ -40,6 +41,25 @@ def shrinkage_lines(verified: Mapping[str, Any]) -> Iterator[str]:
             yield f"searched less {words} {text.label(metric)}: {'; '.join(parts)}"
     if not found["same_recipe"]:
         yield "the recipe is another than that of the search: that is in these differences too"
+
+
+def int8_lines(verified: Mapping[str, Any]) -> Iterator[str]:
+    """What the front is judged by, if not by the trained networks, and what int8 costs."""
+    if front_of(verified) != "int8":
+        return
+    *first, last = [text.label(m) for m in verified["objectives"] if m in IN_INT8] or ["nothing"]
+    decided = f"{', '.join(first)} and {last}" if first else last
+    yield (
+        f"the front is that of int8 files: {decided} decided as the files of all seeds have it, on "
+        "validation images"
+    )
+    found = verified.get("quantisation") or {}
+    for split, words in (("val", "validation"), ("test", "test")):
+        group = found.get(split) or {}
+        if group.get("mean") is not None:
+            amount = _amount("accuracy", group["mean"])
+            note = _n(group, found["confidence"], "accuracy")
+            yield f"trained less int8 {words} accuracy: {amount} ({note})"
 
 
 def _amount(metric: str, value: float) -> str:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from nasctl.tracking.view import RunRecords
 
 
+_IN_INT8 = ("accuracy_int8_val", "accuracy_int8", "latency_ms_int8")
+"""Metrics of networks, in the order of the table's columns."""
+
+
 def link_tags(verification: Mapping[str, Any]) -> dict[str, str]:
     """What leads from the parent run of a verification to that of its search."""
     return {
@@ -33,6 +37,12 @@ def verified_metrics(verified: Mapping[str, Any] | None) -> dict[str, float]:
     if best:  # of the member that validation says is best
         chosen = max(best, key=lambda m: m.get("accuracy_val", m["accuracy"]))
         found[f"{prefix}accuracy_best"] = chosen["accuracy"]
+    in_int8 = [m for m in best if "accuracy_int8_val" in m]
+    if in_int8:  # where the front is judged by int8 files
+        chosen = max(in_int8, key=lambda m: m["accuracy_int8_val"])
+        found[f"{prefix}accuracy_int8_best"] = chosen["accuracy_int8"]
+        timed = [m["latency_ms_int8"] for m in in_int8 if "latency_ms_int8" in m]
+        found |= {"latency_ms_int8_fastest": min(timed)} if timed else {}
     for split in ("val", "test"):
         group = (verified["shrinkage"].get(split) or {}).get("members") or {}
         if group.get("mean") is not None:
@@ -55,8 +65,13 @@ def _lines(records: RunRecords, trials: Sequence[Trial]) -> Iterator[str]:
     yield ""
     if verified:
         split = "test" if verified["split"] == "test" else "validation"
-        yield f"| network | became | searched | validation | {split} | on the true front |"
-        yield "|---|---|---:|---:|---:|---:|"
+        is_int8 = verified.get("front") == "int8"
+        if is_int8:
+            yield "The front is judged by **int8 files**, quantised from every training."
+            yield ""
+        more = f" | int8 validation | int8 {split} | int8 ms" if is_int8 else ""
+        yield f"| network | became | searched | validation | {split}{more} | on the true front |"
+        yield f"|---|---|---:|---:|---:{'|---:' * 3 if is_int8 else ''}|---:|"
         for entry in (*verified["members"], *verified["candidates"], *verified["references"]):
             now, before = entry["metrics"], entry["searched"]["metrics"]
             cells = [
@@ -65,6 +80,7 @@ def _lines(records: RunRecords, trials: Sequence[Trial]) -> Iterator[str]:
                 show_number(before.get("accuracy")),
                 show_number(now.get("accuracy_val")),
                 show_number(now.get("accuracy")),
+                *(show_number(now.get(name)) for name in (_IN_INT8 if is_int8 else ())),
                 show_number(entry["probability"]),
             ]
             yield f"| {' | '.join(cells)} |"

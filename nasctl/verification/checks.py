@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasctl.arch import Architecture, Opaque
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.plugins import Registry
 from nasctl.prepare import Problem
 from nasctl.records import RunRecords
 from nasctl.runlock import driver
+from nasctl.trial import EXACT_METRICS
 from nasctl.verification.finalists import Finalist, choose_finalists, with_blocks
+from nasctl.verification.fronts import IN_INT8
 from nasctl.verification.plan import fresh_seeds
 from nasctl.verification.settings import VerifySettings
 from search_spaces.table import read_table
@@ -84,6 +87,62 @@ def seeds_for(
             )
         found[f.arch_id] = seeds
     return found
+
+
+def check_front(
+    records: RunRecords,
+    finalists: Sequence[Finalist],
+    config: SearchConfig,
+    settings: VerifySettings,
+    problem: Problem,
+) -> None:
+    """Whether int8 files have what the front is to be judged by.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if settings.front != "int8":
+        return
+    key, remedy = "verify.front: int8", "verify.front=trained judges the networks"
+    if problem.dataset is None:
+        raise ConfigError(
+            f"{key}: evaluator={config.evaluator} trains no network that could be quantised; "
+            f"{remedy}"
+        )
+    known = (*IN_INT8, *EXACT_METRICS)
+    for metric in config.objectives:
+        if metric not in known:
+            raise ConfigError(
+                f"{key}: objectives.{metric}: int8 files have no value of it, but of "
+                f"{', '.join(dict.fromkeys(known))}; {remedy}"
+            )
+    if "latency_ms" not in config.objectives:
+        return
+    if settings.latency == "search":
+        raise ConfigError(
+            f"{key}: objectives.latency_ms: verify.latency=search has no latency of int8 files; "
+            "use verify.latency=measure"
+        )
+    if not is_timed(records, settings, problem, [f.architecture for f in finalists]):
+        raise ConfigError(
+            f"{key}: objectives.latency_ms: the run has it from space.family={config.space.family} "
+            f"and measures none, so int8 files have no value of it; {remedy}"
+        )
+
+
+def is_timed(
+    records: RunRecords,
+    settings: VerifySettings,
+    problem: Problem,
+    networks: Sequence[Architecture],
+) -> bool:
+    """Whether there are modules to time, and latency is predicted by a table of ours."""
+    return (
+        settings.latency == "measure"
+        and records.latency is not None
+        and problem.family.cost is None
+        and not any(isinstance(b, Opaque) for a in networks for b in a.blocks)
+    )
 
 
 def check_data(records: RunRecords, problem: Problem, finalists: Sequence[Finalist]) -> None:

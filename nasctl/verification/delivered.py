@@ -8,11 +8,13 @@ from statistics import fmean
 from typing import Any, Literal
 
 from nasctl.front import accuracy_interval
-from nasctl.kept_files import TEST
+from nasctl.kept_files import INT8, TEST, TEST_INT8
 from nasctl.stats import Interval, PooledSpread
 from nasctl.trial import Objectives
 from nasctl.verification.finalists import Finalist
+from nasctl.verification.fronts import IN_INT8
 from nasctl.verification.judging import LATENCY, Judged
+from nasctl.verification.single import searched_latency
 
 Split = Literal["val", "test"]
 
@@ -52,15 +54,18 @@ def delivered(
     judged: Judged,
     measured: Mapping[str, Any] | None,
     *,
+    file: Mapping[str, Any] | None = None,
     objectives: Objectives,
     images: Images,
     spreads: Mapping[str, PooledSpread | None],
     confidence: float,
 ) -> dict[str, Known]:
-    """By metric: `accuracy` on the test split if there is one, `accuracy_val`, costs, latencies.
+    """By metric: `accuracy` on the test split if there is one, `accuracy_val`, costs, latencies;
+    the same of int8 files, where they are judged, under the names of `fronts.IN_INT8`.
 
     Args:
         measured: the latency of this verification.
+        file: in int8 (`nasctl.verification.int8`), where the front is judged by that.
         images: that accuracies are judged on.
         spreads: between seeds, by metric, pooled over all finalists.
         confidence: of the intervals.
@@ -70,6 +75,9 @@ def delivered(
     if "accuracy" in seeds:
         wanted["accuracy"] = (TEST, "test") if TEST in seeds else ("accuracy", "val")
         wanted["accuracy_val"] = ("accuracy", "val")
+    if INT8 in seeds:
+        wanted[IN_INT8["accuracy"]] = (TEST_INT8, "test") if TEST_INT8 in seeds else (INT8, "val")
+        wanted[f"{IN_INT8['accuracy']}_val"] = (INT8, "val")
     found = {}
     for name, (metric, split) in wanted.items():
         values, spread = seeds[metric], spreads[metric]
@@ -77,7 +85,8 @@ def delivered(
         found[name] = Known(
             value=fmean(values), interval=ends, n=len(values), split=split, source="measured"
         )
-    return {**found, **_costs(judged.finalist), **_latencies(judged.finalist, measured)}
+    latencies = _latencies(judged.finalist, measured, confidence)
+    return {**found, **_costs(judged.finalist), **latencies, **_file(file or {})}
 
 
 def _ends(
@@ -103,30 +112,49 @@ def _costs(finalist: Finalist) -> dict[str, Known]:
     }
 
 
-def _latencies(finalist: Finalist, measured: Mapping[str, Any] | None) -> dict[str, Known]:
+def _latencies(
+    finalist: Finalist, measured: Mapping[str, Any] | None, confidence: float
+) -> dict[str, Known]:
     """Measured in the verification, else what the search knew best."""
     if measured is not None:
-        n = int(measured["n"])
-        return {
-            name: Known(
-                value=measured[value],
-                interval=(measured[ends][0], measured[ends][1]),
-                n=n,
-                split=None,
-                source="measured",
-            )
-            for name, value, ends in (
-                (LATENCY, "p50_ms", "interval"),
-                ("latency_ms_p90", "p90_ms", "p90_interval"),
-            )
-        }
-    if LATENCY not in finalist.cost_intervals:
+        return _timed(measured, LATENCY)
+    single = searched_latency(finalist)
+    if single is None:
         return {}  # exact, or there is none
-    kept = "latency_ms_measured"
-    name = kept if kept in finalist.searched else LATENCY
-    value = finalist.searched[name]
-    before = finalist.searched_uncertainty.get(name) or {"interval": (value, value), "n": 1}
-    low, high = before["interval"]
-    source = str(before.get("source", "predicted"))
-    n = int(before["n"])
-    return {LATENCY: Known(value=value, interval=(low, high), n=n, split=None, source=source)}
+    return {
+        LATENCY: Known(
+            value=single.value,
+            interval=single.at(confidence),
+            n=single.n,
+            split=None,
+            source=single.source,
+        )
+    }
+
+
+def _timed(measured: Mapping[str, Any], name: str) -> dict[str, Known]:
+    """p50 and p90 of some sessions (`timing.combined`)."""
+    return {
+        metric: Known(
+            value=measured[value],
+            interval=(measured[ends][0], measured[ends][1]),
+            n=int(measured["n"]),
+            split=None,
+            source="measured",
+        )
+        for metric, value, ends in (
+            (name, "p50_ms", "interval"),
+            (f"{name}_p90", "p90_ms", "p90_interval"),
+        )
+    }
+
+
+def _file(file: Mapping[str, Any]) -> dict[str, Known]:
+    """What an int8 file is worth, whatever its weights."""
+    found = _timed(file, IN_INT8[LATENCY]) if "p50_ms" in file else {}
+    if "bytes" in file:
+        size = float(file["bytes"])
+        found[IN_INT8["model_bytes"]] = Known(
+            value=size, interval=(size, size), n=1, split=None, source="exact"
+        )
+    return found

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from nasctl import augment
 from nasctl.arch import Architecture
 from nasctl.dataset import Dataset
-from nasctl.errors import EnvironmentProblemError, NasctlError
+from nasctl.errors import NasctlError
 from nasctl.executors.place import ExecutorPlace
 from nasctl.export.flow import export_network
+from nasctl.export.images import Resized
 from nasctl.export.int8 import (
     accuracy_of,
     calibration_images,
@@ -29,6 +30,7 @@ from nasctl.export.models import keep_model
 from nasctl.kept_files import MODELS
 from nasctl.latency import LatencySettings
 from nasctl.records import RunRecords
+from nasctl.verification.int8 import in_one_line, raise_if_full
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,8 +83,8 @@ def delivered(
         try:
             values = _one(home, architecture, build, dataset, paths)
         except NasctlError as error:
-            _raise_if_full(error)
-            found[arch_id] = {"seed": seed, "error": _line(error)}
+            raise_if_full(error)
+            found[arch_id] = {"seed": seed, "error": in_one_line(error)}
             continue
         found[arch_id] = {"seed": seed, **values}
         files[f"exported {arch_id}"] = paths[0]
@@ -99,8 +101,8 @@ def delivered(
                 device=timing.device,
             )
         except NasctlError as error:  # what was trained and judged is not lost for that
-            _raise_if_full(error)
-            text = f"was not timed as a file: {_line(error)}"
+            raise_if_full(error)
+            text = f"was not timed as a file: {in_one_line(error)}"
             for arch_id in {name.split(" ")[1] for name in files}:
                 found[arch_id].setdefault("problem", text)
             return found
@@ -128,27 +130,17 @@ def _one(
     try:
         quantised = quantise(plain, calibration_images(dataset, size), output=small)
     except NasctlError as error:
-        _raise_if_full(error)
-        values["problem"] = f"was not quantised: {_line(error)}"
+        raise_if_full(error)
+        values["problem"] = f"was not quantised: {in_one_line(error)}"
     else:
         values["int8_bytes"] = quantised.bytes
         files["int8"] = small
     if dataset.test_images is not None and dataset.test_labels is not None:
-        images = augment.resize(dataset.test_images, size)
+        images = Resized(images=dataset.test_images, size=size)
         for name, path in files.items():
             judged = accuracy_of(path, images, dataset.test_labels)
             values[f"{name}_accuracy"] = judged.accuracy
     return values
-
-
-def _line(error: NasctlError) -> str:
-    return " ".join(str(error).split())
-
-
-def _raise_if_full(error: NasctlError) -> None:
-    """A full disk ends the verification; the same command goes on."""
-    if isinstance(error, EnvironmentProblemError) and "No space left" in str(error):
-        raise error
 
 
 def keep_models(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasctl.data_readers import Images, Labels
 from nasctl.dataset import Dataset
@@ -14,6 +14,9 @@ from nasctl.evaluate import TrainingJob, weights_name
 from nasctl.kept_files import TEST
 from nasctl.pretrained import Pretrained
 from nasctl.trial import EpochMetrics, Work
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,10 +51,12 @@ class VerificationJob:
     Attributes:
         inner: the training, without data.
         data: with the test split.
+        int8: whether the network is quantised and judged in int8 as well.
     """
 
     inner: TrainingJob
     data: Opened | None = None
+    int8: bool = False
 
     @property
     def payload(self) -> Opened | None:
@@ -90,18 +95,32 @@ class VerificationJob:
                 held = None
         if held is None:
             return
-        if self.data.test_labels is not None:
-            held[TEST] = self._judged(inner, work, self.data)
-        yield held
+        yield EpochMetrics({**held, **self._judged(inner, work, self.data)}, held.epoch)
 
-    def _judged(self, inner: TrainingJob, work: Work, data: Opened) -> float:
-        """The accuracy of the finished network on the test split, from the weights that it left."""
-        from nasctl.train_setup import evaluate
+    def _judged(self, inner: TrainingJob, work: Work, data: Opened) -> dict[str, float]:
+        """What the finished network is worth on the test split, and in int8, from the weights that
+        it left."""
+        if data.test_labels is None and not self.int8:
+            return {}
         from nasctl.weights import load_weights
 
         assert inner.weights is not None, "verified networks keep their weights"
         model: Any = inner.built(work)
         load_weights(Path(inner.weights) / weights_name(work.architecture.id, work.seed), model)
+        found = {}
+        if data.test_labels is not None:
+            found[TEST] = self._on_test(inner, model, data)
+        if self.int8:
+            from nasctl.verification.int8 import int8_accuracies
+
+            found |= int8_accuracies(
+                model, work.architecture, data.seen, data.test_images, data.test_labels
+            )
+        return found
+
+    def _on_test(self, inner: TrainingJob, model: nn.Module, data: Opened) -> float:
+        from nasctl.train_setup import evaluate
+
         assert data.test_images is not None
         assert data.test_labels is not None
         accuracy, _ = evaluate(

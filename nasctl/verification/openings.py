@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nasctl.errors import EnvironmentProblemError
-from nasctl.kept_files import TEST, VERIFIED
+from nasctl.kept_files import TEST, TEST_INT8, VERIFIED
 from nasctl.ledger import Ledger
 from nasctl.records import LEDGER
 
@@ -44,6 +44,25 @@ class Opening:
 def note_opening(ledger: Ledger, command: str) -> None:
     """To be called before the first worker gets the test split."""
     ledger.add_event(OPENED, command=command, before=_judged(ledger))
+
+
+class SealedSplit:
+    """The test split in one call: closed until something asks for it, which is noted once.
+
+    Args:
+        exists: whether there is one.
+    """
+
+    def __init__(self, ledger: Ledger, command: str, *, exists: bool) -> None:
+        self._ledger = ledger
+        self._command = command
+        self._is_closed = exists
+
+    def open(self) -> None:
+        """To be called before anything is judged on it."""
+        if self._is_closed:
+            note_opening(self._ledger, self._command)
+            self._is_closed = False
 
 
 def openings(run: Path) -> list[Opening]:
@@ -76,6 +95,7 @@ def _of(folder: Path) -> Iterator[Opening]:
 
 
 def _judged(ledger: Ledger) -> int:
-    """Of trainings, and of exported files."""
+    """Of trainings, in int8 too where that is judged, and of exported files."""
     files = (ledger.meta("verification") or {}).get("exported_evaluations", 0)
-    return sum(TEST in t.metrics for t in ledger.trials()) + int(files)
+    judged = sum(name in t.metrics for t in ledger.trials() for name in (TEST, TEST_INT8))
+    return judged + int(files)

@@ -11,6 +11,7 @@ from nasctl.environment import worker_count
 from nasctl.records import RunRecords
 from nasctl.trial import State, Trial
 from nasctl.verification.finalists import Finalist, judged_metric
+from nasctl.verification.fronts import Front
 from nasctl.verification.settings import VerifySettings
 
 
@@ -22,6 +23,7 @@ class Outlook:
         least, most: trainings.
         seconds: of them all on `workers` workers, at least and at most, from the times of the run;
             None where those are not known.
+        front: what it would be judged by.
     """
 
     run: str
@@ -33,6 +35,7 @@ class Outlook:
     workers: int
     seconds: tuple[float, float] | None
     has_test: bool
+    front: Front = "trained"
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--dry-run --json` prints."""
@@ -52,6 +55,7 @@ class Outlook:
             "workers": self.workers,
             "seconds": {"min": self.seconds[0], "max": self.seconds[1]} if self.seconds else None,
             "split": "test" if self.has_test else "val",
+            "front": self.front,
         }
 
 
@@ -96,6 +100,7 @@ def look_ahead(
         workers=count,
         seconds=seconds,
         has_test=has_test,
+        front=settings.front,
     )
 
 

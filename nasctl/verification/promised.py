@@ -2,7 +2,8 @@
 
 Columns of later steps (exported, quantised) are there once a verification has them: `EXTRAS` says
 which, and each finalist of `verified.json` carries them under `delivered`. They are of one
-training, that whose weights are handed out.
+training, that whose weights are handed out. Where the front is judged by int8 files
+(`verify.front=int8`), what those are worth over all seeds has columns of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasctl.verification.finalists import judged_metric
+from nasctl.verification.fronts import IN_INT8, deciding, front_of
 
 EXTRAS: tuple[tuple[str, str], ...] = (
     ("exported_accuracy", "accuracy exported"),
@@ -25,6 +27,15 @@ EXTRAS: tuple[tuple[str, str], ...] = (
     ("int8_bytes", "size int8 (B)"),
 )
 """Name in `delivered` and in the CSV file, heading."""
+
+INT8_COLUMNS = {
+    "val": "retrained_accuracy_int8",
+    "test": "test_accuracy_int8",
+    "p50": "latency_p50_ms_int8",
+    "p90": "latency_p90_ms_int8",
+    "bytes": "model_bytes_int8",
+}
+"""Of `Promised.int8`: names in the CSV file."""
 
 WORDS = {
     "kept": "kept",
@@ -57,6 +68,9 @@ class Promised:
         retrained: on validation images, over fresh seeds.
         test: on test images; None where there is no test split.
         latency: `predicted` and `searched` by the search, `p50` and `p90` now; those that are.
+        int8: where the front is judged by int8 files, over fresh seeds: `val` and `test` accuracy,
+            `p50`, `p90`, `bytes`; those that are.
+        decides: the judged metric as it decides, on validation: `retrained`, or `int8["val"]`.
         extras: of `EXTRAS`, those that are.
     """
 
@@ -71,6 +85,8 @@ class Promised:
     retrained: Value
     test: Value | None
     latency: Mapping[str, Value]
+    int8: Mapping[str, Value]
+    decides: Value
     extras: Mapping[str, float]
 
     @property
@@ -84,19 +100,26 @@ def promised(verified: Mapping[str, Any]) -> list[Promised]:
     Args:
         verified: the object of `verified.json`.
     """
-    metric = judged_metric(verified["objectives"])
     entries = [*verified["members"], *verified["candidates"], *verified["references"]]
-    return [_row(e, metric, has_test=verified["split"] == "test") for e in entries]
+    return [_row(entry, verified) for entry in entries]
 
 
-def _row(entry: Mapping[str, Any], metric: str, *, has_test: bool) -> Promised:
+def _row(entry: Mapping[str, Any], verified: Mapping[str, Any]) -> Promised:
+    metric, has_test = judged_metric(verified["objectives"]), verified["split"] == "test"
     before = entry["searched"]
     fresh = "accuracy_val" if metric == "accuracy" else metric
     latency = {
         "predicted": _value(before, "latency_ms") if _is_predicted(before) else Value(value=None),
         "searched": _value(before, "latency_ms_measured"),
-        "p50": _value(entry, "latency_ms"),
+        "p50": Value(value=None) if _is_kept(entry) else _value(entry, "latency_ms"),
         "p90": _value(entry, "latency_ms_p90"),
+    }
+    int8 = {
+        "val": _value(entry, f"{IN_INT8['accuracy']}_val"),
+        "test": _value(entry, IN_INT8["accuracy"]) if has_test else Value(value=None),
+        "p50": _value(entry, IN_INT8["latency_ms"]),
+        "p90": _value(entry, f"{IN_INT8['latency_ms']}_p90"),
+        "bytes": _value(entry, IN_INT8["model_bytes"]),
     }
     files = entry.get("delivered") or {}
     extras = {name: files[name] for name, _ in EXTRAS if files.get(name) is not None}
@@ -112,6 +135,8 @@ def _row(entry: Mapping[str, Any], metric: str, *, has_test: bool) -> Promised:
         retrained=_value(entry, fresh),
         test=_value(entry, "accuracy") if has_test and _is_tested(entry) else None,
         latency={k: v for k, v in latency.items() if v.value is not None},
+        int8={k: v for k, v in int8.items() if v.value is not None},
+        decides=_value(entry, deciding(metric, front_of(verified))),
         extras=extras,
     )
 
@@ -120,6 +145,13 @@ def _is_tested(entry: Mapping[str, Any]) -> bool:
     """Not where a trainer ended before its last epoch: then there is no test accuracy."""
     known: Mapping[str, Any] = entry["uncertainty"].get("accuracy") or {}
     return known.get("split") == "test"
+
+
+def _is_kept(entry: Mapping[str, Any]) -> bool:
+    """Whether its latency is what the search had of it (`verify.latency=search`)."""
+    known: Mapping[str, Any] = entry["uncertainty"].get("latency_ms") or {"source": "exact"}
+    is_measured = "latency_ms_p90" in entry["metrics"] or known.get("split") is not None
+    return known["source"] != "exact" and not is_measured
 
 
 def _is_predicted(before: Mapping[str, Any]) -> bool:
@@ -162,6 +194,9 @@ def _cells(row: Promised) -> Iterator[tuple[str, Any]]:
     for name in ("predicted", "searched", "p50", "p90"):
         if name in row.latency:
             yield from _numbers(f"latency_{name}_ms", row.latency[name])
+    for name, column in INT8_COLUMNS.items():
+        if name in row.int8:
+            yield from _numbers(column, row.int8[name])
     for name, _ in EXTRAS:
         if name in row.extras:
             yield name, row.extras[name]

@@ -60,6 +60,7 @@ def evidence_of(records: RunRecords, block_types: Mapping[str, type[Block]] = BL
         openings=openings(records.directory.parent) if images.test is not None else (),
         weights=kept,
         delivered=stored.get("delivered") or {},
+        files=stored.get("files") or {},
     )
 
 

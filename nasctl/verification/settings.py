@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nasctl.verification.fronts import Front
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
@@ -21,6 +23,7 @@ class VerifySettings:
         latency: `measure` again, or keep that of the `search`.
         sessions: independent measurements of every latency.
         export: whether finalists are exported and quantised, and judged as files.
+        front: whether the front is judged by the trained networks or by their int8 files.
         at: METRIC=VALUE: only the best member within that budget; None: all finalists.
     """
 
@@ -33,6 +36,7 @@ class VerifySettings:
     latency: Literal["measure", "search"] = "measure"
     sessions: int = 3
     export: bool = True
+    front: Front = "trained"
     at: str | None = None
 
     @classmethod

@@ -8,13 +8,14 @@ probabilities rest on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, geometric_mean
-from typing import Any
+from typing import Any, Literal
 
 from nasctl import stats
 from nasctl.latency import WholeLatency
 from nasctl.stats import Interval
+from nasctl.verification.single import SEARCHED, SingleLatency
 
 Sessions = Sequence[Mapping[str, WholeLatency]]
 
@@ -24,7 +25,7 @@ def combined(sessions: Sessions, confidence: float) -> dict[str, dict[str, Any]]
 
     `p50_ms` and `p90_ms` are geometric means over sessions, `n` their number; `sessions_ms` are the
     p50 of each. Intervals are Student's t on logarithms, with the spread between sessions pooled
-    over all networks; of a single session they are those of its calls.
+    over all networks; of a single session they are those of its calls, at that confidence.
     """
     first = sessions[0]
     p50 = {i: [s[i].p50_ms for s in sessions] for i in first}
@@ -34,14 +35,28 @@ def combined(sessions: Sessions, confidence: float) -> dict[str, dict[str, Any]]
         arch_id: {
             "p50_ms": geometric_mean(p50[arch_id]),
             "p90_ms": geometric_mean(p90[arch_id]),
-            "interval": list(ends.get(arch_id, first[arch_id].interval)),
-            "p90_interval": list(p90_ends.get(arch_id, first[arch_id].p90_interval)),
+            "interval": list(ends.get(arch_id) or _of_calls(first[arch_id], "p50", confidence)),
+            "p90_interval": list(
+                p90_ends.get(arch_id) or _of_calls(first[arch_id], "p90", confidence)
+            ),
             "n": len(sessions),
             "calls": sum(s[arch_id].n for s in sessions),
             "sessions_ms": p50[arch_id],
         }
         for arch_id in first
     }
+
+
+def _of_calls(measured: WholeLatency, which: Literal["p50", "p90"], confidence: float) -> Interval:
+    """What one session says of itself."""
+    is_median = which == "p50"
+    return SingleLatency(
+        value=measured.p50_ms if is_median else measured.p90_ms,
+        interval=measured.interval if is_median else measured.p90_interval,
+        confidence=SEARCHED,
+        n=measured.n,
+        source="measured",
+    ).at(confidence)
 
 
 def pooled_intervals(
@@ -83,10 +98,3 @@ def without_common_drift(groups: Sequence[Sequence[float]]) -> list[list[float]]
     shared = [fmean(column) for column in zip(*logs, strict=True)]
     middle = fmean(shared)
     return [[math.exp(v - s + middle) for v, s in zip(row, shared, strict=True)] for row in logs]
-
-
-def measured_sessions(
-    measure: Callable[[int], Mapping[str, WholeLatency]], count: int, confidence: float
-) -> dict[str, dict[str, Any]]:
-    """Calls `measure` with 0, 1, ... and combines what it says."""
-    return combined([measure(session) for session in range(count)], confidence)

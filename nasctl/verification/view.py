@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
 from nasctl import pareto, stats
 from nasctl.front import count_states
-from nasctl.kept_files import TEST
+from nasctl.kept_files import INT8, TEST, TEST_INT8
 from nasctl.stats import PooledSpread
 from nasctl.trial import Objectives, State, Trial
 from nasctl.verification.delivered import Images, Split, delivered
 from nasctl.verification.finalists import Finalist, judged_metric
-from nasctl.verification.judging import Judged, Judgement, judge, shrinkage
+from nasctl.verification.fronts import Front, deciding, shown
+from nasctl.verification.judging import (
+    Judged,
+    Judgement,
+    difference,
+    judge,
+    reported_name,
+    shrinkage,
+)
 from nasctl.verification.openings import Opening
 from nasctl.verification.reasons import why_off
 from nasctl.verification.settings import VerifySettings
@@ -36,6 +45,7 @@ class Evidence:
         seed: of the run.
         same_recipe: whether trainings were like those of the search.
         delivered: of finalists as files, by architecture id (`nasctl.verification.exports`).
+        files: of finalists in int8 (`nasctl.verification.int8`), where the front is judged by that.
         weights: where those of each training are, by (architecture id, seed), as they are kept.
     """
 
@@ -51,6 +61,7 @@ class Evidence:
     openings: Sequence[Opening]
     weights: Mapping[tuple[str, int], str]
     delivered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def split(self) -> Split:
@@ -67,6 +78,7 @@ def judgement_of(evidence: Evidence) -> Judgement:
         objectives=evidence.objectives,
         settings=evidence.settings,
         seed=evidence.seed,
+        files=evidence.files,
     )
 
 
@@ -82,14 +94,17 @@ def verified_json(evidence: Evidence, about: Mapping[str, Any]) -> dict[str, Any
     entries = {j.arch_id: _entry(j, found, evidence, spreads) for j in found.finalists}
     members = [e for e in entries.values() if e["on_front"]]
     first, goal = next(iter(evidence.objectives.items()))
+    front = evidence.settings.front
     # Not by test values: the first would be the luckiest one.
-    shown = {"accuracy": "accuracy_val"}.get(first, first)
-    members.sort(key=lambda e: e["metrics"].get(shown, e["metrics"][first]), reverse=goal == "max")
+    members.sort(
+        key=lambda e: e["metrics"].get(deciding(first, front), e["metrics"].get(first)),
+        reverse=goal == "max",
+    )
     sure, ids = found.sure, [j.arch_id for j in found.ranked]
     reference = evidence.reference_point
     volume = {
         split: pareto.hypervolume(
-            [_ranking(e, evidence.objectives, split) for e in members],
+            [_ranking(e, evidence.objectives, front, split) for e in members],
             evidence.objectives,
             reference,
         )
@@ -106,6 +121,7 @@ def verified_json(evidence: Evidence, about: Mapping[str, Any]) -> dict[str, Any
         "split": evidence.split,
         "images": {"val": evidence.images.val, "test": evidence.images.test},
         "confidence": evidence.settings.confidence,
+        "front": front,
         "members": members,
         "candidates": [
             e for e in entries.values() if not e["on_front"] and e["role"] != "reference"
@@ -115,17 +131,19 @@ def verified_json(evidence: Evidence, about: Mapping[str, Any]) -> dict[str, Any
         "pessimistic": [ids[i] for i in sure.pessimistic] if sure else None,
         "places": _places(list(entries.values())),
         "shrinkage": _shrinkage(found, evidence),
+        **({"quantisation": _quantisation(found, evidence)} if front == "int8" else {}),
         "test_openings": [o.to_json() for o in evidence.openings],
         "test_evaluations": sum(o.evaluations for o in evidence.openings),
         "attainment": _attainment(found, evidence),
     }
 
 
-def _ranking(entry: Mapping[str, Any], objectives: Objectives, split: str) -> dict[str, float]:
-    metrics = dict(entry["metrics"])
-    if split == "val" and "accuracy_val" in metrics:
-        metrics["accuracy"] = metrics["accuracy_val"]
-    return {m: metrics[m] for m in objectives}
+def _ranking(
+    entry: Mapping[str, Any], objectives: Objectives, front: Front, split: str
+) -> dict[str, float]:
+    metrics = entry["metrics"]
+    name = deciding if split == "val" else shown
+    return {m: metrics.get(name(m, front), metrics.get(m)) for m in objectives}
 
 
 def _spreads(found: Judgement) -> dict[str, PooledSpread | None]:
@@ -150,6 +168,7 @@ def _entry(
     known = delivered(
         judged,
         evidence.measured.get(judged.arch_id),
+        file=evidence.files.get(judged.arch_id),
         objectives=evidence.objectives,
         images=evidence.images,
         spreads=spreads,
@@ -162,9 +181,8 @@ def _entry(
         others = {j.arch_id: j.decisive or {} for j in found.ranked if j.arch_id in found.front}
         by, reason = why_off(judged.decisive or {}, others, evidence.objectives)
     elif status == "failed":
-        failed = [t for t in evidence.trials if t.arch_id == judged.arch_id]
-        reason = f"all {len(failed)} trainings failed: {failed[-1].error}"
-    chosen = chosen_training(judged)
+        reason = _why_failed(judged, evidence)
+    chosen = chosen_training(judged, evidence.settings.front)
     files = evidence.delivered.get(judged.arch_id)
     return {
         "arch_id": judged.arch_id,
@@ -190,6 +208,7 @@ def _entry(
                 "state": t.state.value,
                 "accuracy_val": t.metrics.get("accuracy"),
                 TEST: t.metrics.get(TEST),
+                **{name: t.metrics[name] for name in (INT8, TEST_INT8) if name in t.metrics},
                 "seconds": t.seconds,
                 "error": t.error,
                 "weights": evidence.weights.get((t.arch_id, t.seed)),
@@ -204,24 +223,39 @@ def _entry(
     }
 
 
-def chosen_training(judged: Judged) -> Trial | None:
-    """The training whose weights are handed out: the best by validation, of equal ones the first;
-    never by test."""
+def chosen_training(judged: Judged, front: Front = "trained") -> Trial | None:
+    """The training whose weights are handed out: the best by validation (in int8, if the front is
+    judged by that), of equal ones the first; never by test."""
     if not judged.trials:
         return None
-    return max(judged.trials, key=lambda t: t.metrics.get("accuracy", 0.0))
+    name = reported_name("accuracy", front)
+    return max(judged.trials, key=lambda t: t.metrics.get(name, 0.0))
 
 
 def _status(judged: Judged, evidence: Evidence, *, on_front: bool) -> Status:
     own = [t for t in evidence.trials if t.arch_id == judged.arch_id]
-    if judged.finalist.role == "reference" and judged.trials:
-        return "reference"
     if judged.decisive is None:
         over = own and all(t.state is State.FAILED for t in own)
-        return "failed" if over else "unfinished"
+        if over or "error" in evidence.files.get(judged.arch_id, {}):
+            return "failed"
+        if judged.finalist.role == "reference" and judged.trials:
+            return "reference"
+        # Trained and not judged in int8: it will not be any more.
+        return "failed" if judged.trials and evidence.settings.front == "int8" else "unfinished"
+    if judged.finalist.role == "reference":
+        return "reference"
     if judged.finalist.role == "member":
         return "kept" if on_front else "fell"
     return "joined" if on_front else "near"
+
+
+def _why_failed(judged: Judged, evidence: Evidence) -> str:
+    if error := evidence.files.get(judged.arch_id, {}).get("error"):
+        return f"not in int8, so not trained: {error}"
+    if judged.trials:
+        return "not judged in int8: its trainer ended before the last epoch"
+    failed = [t for t in evidence.trials if t.arch_id == judged.arch_id]
+    return f"all {len(failed)} trainings failed: {failed[-1].error}"
 
 
 # -- all of them ----------------------------------------------------------------------------------
@@ -256,6 +290,29 @@ def _shrinkage(found: Judgement, evidence: Evidence) -> dict[str, Any]:
                 name: shrinkage(group, metric, fresh, confidence) for name, group in groups.items()
             }
     return result
+
+
+def _quantisation(found: Judgement, evidence: Evidence) -> dict[str, Any]:
+    """What int8 costs: accuracy of the trained networks less that of their int8 files, over
+    networks; positive is lost."""
+    confidence = evidence.settings.confidence
+    pairs = {"val": ("accuracy", INT8), "test": (TEST, TEST_INT8)}
+    return {
+        "unit": "network",
+        "confidence": confidence,
+        **{
+            split: difference(
+                {
+                    j.arch_id: fmean(j.values[before]) - fmean(j.values[after])
+                    for j in found.ranked
+                    if j.values.get(before) and j.values.get(after)
+                },
+                confidence,
+            )
+            for split, (before, after) in pairs.items()
+            if any(after in j.values for j in found.ranked)
+        },
+    }
 
 
 def _attainment(found: Judgement, evidence: Evidence) -> dict[str, Any] | None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from nasctl import outputs
+from nasctl import outputs, prepare
 from nasctl.cli import cli
 from nasctl.doctor import examine
 from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.export import int8_flow
 from nasctl.kept_files import models
 from nasctl.onnx_runtime import metadata_of
 from tests.e2e.command import DIGITS, Desk
@@ -136,7 +137,73 @@ def test_a_store_without_files_takes_no_model(
         "tracking_settings",
         lambda section, folder: given({**section, "artifacts": False}, folder),
     )
-    with pytest.raises(ConfigError, match=r"tracking\.artifacts=false: .* m\.onnx is written$"):
+    with pytest.raises(ConfigError, match=r"tracking\.artifacts=false: .* write the file alone$"):
         nasctl(capsys, "export", str(RUN), arch_id, "-o", "m.onnx", "--mlflow")
-    assert Path("m.onnx").is_file()
+    assert not Path("m.onnx").exists()
     assert models(RUN) == []
+
+
+@pytest.mark.parametrize("more", [(), ("--int8",), ("--format", "torch"), ("--mlflow",)])
+def test_what_is_in_the_way_is_told_before_the_data_are_read(
+    arch_id: str, more: tuple[str, ...], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "load_problem", never)
+    name = "net.safetensors" if "torch" in more else "net.onnx"
+    Path(name).write_text("mine")
+    output = Path(name).with_suffix(".py" if "torch" in more else ".onnx")
+    with pytest.raises(ConfigError, match=rf"^{name}: is there, and not written by nasctl export"):
+        nasctl(capsys, "export", str(RUN), arch_id, *more, "-o", str(output))
+    assert Path(name).read_text() == "mine"
+    assert output.exists() == (str(output) == name)
+    with pytest.raises(EnvironmentProblemError, match=r"cannot be written: .* is not a folder$"):
+        nasctl(capsys, "export", str(RUN), arch_id, *more, "-o", f"{name}/below/{output}")
+
+
+def test_too_few_images_and_a_mute_program_are_told_before_networks_run(
+    arch_id: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_flow, "export_network", never)
+    with closing(sqlite3.connect(RUN / "ledger.sqlite")) as db:
+        (stored,) = db.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()
+        config = json.loads(stored)
+        config["latency"] |= {"name": "table", "runtime": "command", "command": ["true"]}
+        db.execute("UPDATE meta SET value = ? WHERE key = 'config'", (json.dumps(config),))
+        db.commit()
+    with pytest.raises(EnvironmentProblemError, match=r"^latency\.command true: expected {\"lat"):
+        nasctl(capsys, "export", str(RUN), arch_id, "--int8", "-o", "m.onnx")
+    monkeypatch.setattr(prepare, "load_problem", never)
+    with pytest.raises(ConfigError, match=r"^calibration images: 31 are too few; at least 32$"):
+        nasctl(capsys, "export", str(RUN), arch_id, "--int8", "--calibration-images", "31")
+    assert not Path("m.onnx").exists()
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("too early")
+
+
+def test_an_earlier_export_is_replaced_and_that_is_said(arch_id: str, capsys: Any) -> None:
+    command = ("export", str(RUN), arch_id, "--format", "torch", "-o", "net.py")
+    assert "earlier" not in nasctl(capsys, *command)[0]
+    Path("net.safetensors").unlink()
+    assert nasctl(capsys, *command)[0].count("in place of an earlier export") == 1
+    assert json.loads(nasctl(capsys, *command, "--json")[0])["replaced"] == [
+        "net.safetensors",
+        "net.py",
+    ]
+
+
+def test_provenance_says_how_each_metric_is_known(arch_id: str, capsys: Any) -> None:
+    at = ("--at", "params=100000000")
+    found = json.loads(nasctl(capsys, "export", str(RUN), *at, "-o", "m.onnx", "--json")[0])
+    assert found["chosen"] == {"at": "params=100000000", "values_of": "search"}
+    origin = found["provenance"]
+    assert origin["metrics_source"].keys() == origin["metrics"].keys()
+    assert origin["metrics_source"]["accuracy"] == "measured"
+    assert origin["metrics_source"]["params"] == "exact"
+    expected = {
+        "latency_ms": "predicted",
+        "latency_ms_measured": "measured",
+    }
+    told = {k: v for k, v in origin["metrics_source"].items() if k.startswith("latency")}
+    assert told == {k: v for k, v in expected.items() if k in origin["metrics"]}
+    assert (origin["latency_device"] is not None) == bool(told)

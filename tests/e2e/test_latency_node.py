@@ -268,7 +268,7 @@ name: study
 evaluator: wide
 baseline: {family: staged, options: {stem: {channels: 8}, bottleneck_activation: linear,
   stages: [{channels: 8, depth: 1, stride: 1}]}}
-factors: {kernel_size: [5]}
+factors: {kernel_size: [3, 5]}
 seeds: {min: 3, max: 3}
 latency: {runtime: command}
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from nasctl.files import sha256
+from nasctl.ledger import Ledger
 from nasctl.records import RunRecords
+from search_spaces.blocks import BLOCKS
 from tests.e2e.ray_nodes import Head, head
 from tests.faults.drive import Bench, Said
 
@@ -61,6 +65,42 @@ space: {family: gated}
 evaluator: wait
 search: {window: 2}
 executor: {workers: 1, cpus: 0.5}
+"""
+
+
+STUDY = """\
+defaults: [ablate, _self_, override data: digits, override latency: none, override tracking: none]
+name: study
+evaluator: wide
+baseline: {family: staged, options: {stem: {channels: 8}, bottleneck_activation: linear,
+  stages: [{channels: 8, depth: 1, stride: 1}]}}
+factors: {kernel_size: [3, 5]}
+seeds: {min: 3, max: 3}
+executor: {workers: 1, cpus: 0.5}
+"""
+STUDY_PLUGIN = """\
+def wide(architecture, *, budget, seed):
+    kernel_size = max(getattr(block, "kernel_size", 0) for block in architecture.blocks)
+    return {"accuracy": 0.5 + 0.05 * kernel_size + seed % 7 / 1000}
+
+EVALUATORS = {"wide": wide}
+"""
+OWN = """\
+defaults: [search, _self_, override data: npz, override latency: none, override tracking: none]
+name: own
+trials: 1
+data: {path: own.npz, val_size: 15}
+objectives: {accuracy: max, params: min}
+recipe: {epochs: 1, batch_size: 16, pad_crop: 0}
+reference: [lenet5_modern]
+init: {weights: sub/start.pt}
+executor: {workers: 1, cpus: 0.5}
+space:
+  options:
+    stem: {channels: 4}
+    stages: [{channels: 4, depth: 1, stride: 2}]
+    block_type: depthwise_separable
+    bottleneck_activation: linear
 """
 
 
@@ -173,6 +213,75 @@ def test_the_token_opens_the_door_and_nothing_else_does(
     file = tmp_path / "token"
     file.write_text(f"{cluster.token}\n")
     assert jobs("--token-file", str(file), token="").code == 0
+
+
+def test_a_study_runs_there_too(bench: Bench, cluster: Head) -> None:
+    bench.write("study.yaml", STUDY)
+    bench.write("study_plugin.py", STUDY_PLUGIN)
+    done = bench.call("submit", "study.yaml", "--ablate", "--plugin", "study_plugin", "--json")
+    assert done.code == 0, done.err
+    there = cluster.tmp / "runs" / "study"
+    verdicts = json.loads(done.out)
+    assert verdicts == RunRecords(there).verdicts
+    assert (verdicts[0]["factor"], verdicts[0]["n"]) == ("kernel_size", 3)
+    assert verdicts[0]["effect"] == pytest.approx(0.1, abs=0.01)
+    assert bench.call("fetch", "study").code == 0
+    here = bench.folder / "runs" / "study"
+    assert (here / "verdicts.json").read_bytes() == (there / "verdicts.json").read_bytes()
+    assert (here / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_is_verified_where_it_is_and_comes_home(bench: Bench, cluster: Head) -> None:
+    (cluster.tmp / "gate").touch()
+    assert bench.call(*SUBMIT, "name=judged").code == 0
+    plugin = ("--plugin", "gated_plugin")
+    settings = ("verify.seeds=2", "verify.max_seeds=2", "verify.near=0")
+    wrong = bench.call("submit", "judged", "--verify", *plugin, "verify.seads=2")
+    assert wrong.code == 2
+    assert "did you mean 'verify.seeds'" in wrong.error
+    unknown = bench.call("submit", "jugded", "--verify", *plugin)
+    assert unknown.code == 4
+    assert "did you mean" in unknown.error
+    done = bench.call("submit", "judged", "--verify", *plugin, *settings, "--json")
+    assert done.code == 0, done.err
+    verified = json.loads(done.out)
+    assert all(len(m["trainings"]) == 2 for m in verified["members"])
+    assert verified["command"].startswith("nasctl submit judged --verify ")
+    assert bench.call("fetch", "judged").code == 0
+    here = bench.folder / "runs" / "judged"
+    assert json.loads((here / "verified.json").read_text()) == verified
+    assert (here / "promised.csv").is_file()
+    for folder in ("judged", "judged/verify"):
+        checks = bench.diagnosis(folder).checks
+        assert [c.to_line() for c in checks if c.state == "violated" and c.id != "I9"] == []
+
+
+@pytest.mark.slow
+def test_weights_and_data_travel_with_the_job(bench: Bench, cluster: Head) -> None:
+    import numpy as np
+    import torch
+
+    from search_spaces import network
+    from search_spaces.reference import reference_network
+
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (60, 16, 16, 1), dtype=np.uint8)
+    np.savez(bench.folder / "own.npz", train_images=images, train_labels=np.arange(60) % 3)
+    lenet = reference_network("lenet5_modern", input_shape=(1, 16, 16), num_classes=3)
+    file = bench.folder / "sub" / "start.pt"
+    file.parent.mkdir()
+    torch.save(network.build(lenet).state_dict(), file)
+    bench.write("own.yaml", OWN)
+    done = bench.call("submit", "own.yaml")
+    assert done.code == 0, done.err
+    place = cluster.tmp / "runs" / "own"
+    assert RunRecords(place).config["init"]["weights"] == "sub/start.pt"
+    with contextlib.closing(Ledger(place / "ledger.sqlite", BLOCKS, readonly=True)) as ledger:
+        assert ledger.meta("init_weights") == {"lenet5_modern": sha256(file)}
+    far = bench.call("submit", "own.yaml", "name=far", "init.weights=/nowhere/start.pt")
+    assert far.code == 2
+    assert "init.weights: /nowhere/start.pt: no such file" in far.error
 
 
 @pytest.mark.slow

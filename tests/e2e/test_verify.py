@@ -107,3 +107,45 @@ def test_an_interrupt_leaves_what_is_known_and_the_same_command_goes_on(desk: De
     verified = desk.json(*command)
     assert (verified["status"], verified["places"]["unfinished"]) == ("FINISHED", 0)
     assert verified["split"] == "val"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's client and SQLAlchemy's
+def test_a_front_of_int8_files_survives_a_kill_and_is_measured(desk: Desk) -> None:
+    desk.run("search", "digits.yaml", "trials=3", "executor=inline", "tracking=none")
+    command = ("verify", "runs/digits", *SMALL, "verify.front=int8", "executor=ray",
+               "executor.workers=2", "executor.cpus=0.5", "tracking=mlflow")  # fmt: skip
+    process = desk.start(*command)
+    desk.wait_for("digits/verify", process, lambda trials: completed(trials) >= 1, 400)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    run = desk.folder / "runs" / "digits"
+    ledger = Ledger(run / "verify" / LEDGER, {}, readonly=True)
+    before = ledger.meta("verification")["files"]
+    ledger.close()
+    verified = desk.json(*command)
+    assert (verified["status"], verified["front"]) == ("FINISHED", "int8")
+    finalists = [*verified["members"], *verified["candidates"]]
+    for one in finalists:
+        metrics, file = one["metrics"], before[one["arch_id"]]  # measured once, before the kill
+        assert metrics["latency_ms_int8"] == file["p50_ms"]
+        assert metrics["model_bytes_int8"] == file["bytes"]
+        assert (len(file["sessions_ms"]), one["uncertainty"]["latency_ms_int8"]["n"]) == (2, 2)
+        assert metrics["accuracy_int8"] == pytest.approx(metrics["accuracy"], abs=0.1)
+        (own,) = [t for t in one["trainings"] if t["seed"] == one["seed"]]
+        assert one["delivered"]["int8_accuracy"] == own["test_accuracy_int8"]
+    trials = desk.trials("digits/verify")
+    assert verified["test_evaluations"] == 2 * len(trials) + 2 * len(finalists)
+    found = {c.id: c for c in examine(run / "verify").checks}
+    assert {c.state for c in found.values() if c.id != "I8"} == {"ok"}, found
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{desk.folder / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("nasctl")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    (parent,) = [r for r in runs if "nasctl.run_uid" in r.data.tags]
+    assert 0 < parent.data.metrics["latency_ms_int8_fastest"] < 10
+    assert "int8 validation" in parent.data.tags["mlflow.note.content"]
+    children = [r for r in runs if r.info.run_id != parent.info.run_id]
+    assert all("test_accuracy_int8" in r.data.metrics for r in children)

@@ -26,6 +26,7 @@ from nasctl.report.ablation.study import (
 )
 from nasctl.report.ablation.tables import effect_head, mean_interval
 from nasctl.report.ablation.words import effort, level_name, setting, statistics, void, warnings
+from nasctl.report.compute import compute_lines
 
 _OF_TRAINING = ("replicate", "seed", "split", "trial", "state")
 
@@ -92,7 +93,8 @@ def study_markdown(view: Json, picture: str) -> str:
     lines += [f"- {text.md(name)}: {text.md(value)}" for name, value in setting(view)]
     lines += ["", "How this was decided:", ""]
     lines += [f"- {text.md(line)}" for line in (*statistics(view), *effort(view))]
-    lines += ["", "```", str(view["command"]).replace("```", ""), "```", ""]
+    lines += ["", *compute_lines(view.get("compute"))]
+    lines += ["```", str(view["command"]).replace("```", ""), "```", ""]
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from nasctl.report.ablation.tables import (
     trainings_table,
 )
 from nasctl.report.ablation.words import effort, setting, statistics, void, warnings
+from nasctl.report.compute import compute_html
 from nasctl.report.html import document, e, facts, tile
 
 _MARKS = {
@@ -59,6 +60,7 @@ def page(view: Json, *, css: str, script: str, plotly: str) -> str:
             _interactions(data),
             learning_rates(view),
             _method(view),
+            compute_html(view.get("compute")),
             trainings_table(view),
             _reproduce(view),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,28 +14,6 @@ from nasctl.records import RunRecords
 from nasctl.runlock import RunLock
 from nasctl.trial import State
 from tests.verify_bench import PLUGIN, VerifyBench
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> VerifyBench:
-    made = VerifyBench(tmp_path_factory.mktemp("table"), tmp_path_factory.mktemp("cache"))
-    return made.searched("table")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> VerifyBench:
-    made = VerifyBench(tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("cache"))
-    return made.searched("images")
-
-
-@pytest.fixture
-def bench(table: VerifyBench, tmp_path: Path) -> VerifyBench:
-    return table.to(tmp_path / "copy")
-
-
-@pytest.fixture
-def trained(images: VerifyBench, tmp_path: Path) -> VerifyBench:
-    return images.to(tmp_path / "copy")
 
 
 def test_data_that_has_changed_is_refused(trained: VerifyBench) -> None:

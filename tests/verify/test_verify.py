@@ -14,35 +14,7 @@ from nasctl.errors import EnvironmentProblemError
 from nasctl.kept_files import VERIFIED_JSON
 from nasctl.verification import exports
 from nasctl.verification.plan import FRESH
-from tests.verify_bench import PLUGIN, VerifyBench
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> VerifyBench:
-    """A finished search of six networks, of which two pairs cannot be told apart."""
-    made = VerifyBench(tmp_path_factory.mktemp("table"), tmp_path_factory.mktemp("cache"))
-    return made.searched("table")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> VerifyBench:
-    """A finished search of three networks that were really trained."""
-    made = VerifyBench(tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("cache"))
-    return made.searched("images")
-
-
-@pytest.fixture
-def bench(table: VerifyBench, tmp_path: Path) -> VerifyBench:
-    return table.to(tmp_path / "copy")
-
-
-@pytest.fixture
-def trained(images: VerifyBench, tmp_path: Path) -> VerifyBench:
-    return images.to(tmp_path / "copy")
-
-
-def entries(verified: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*verified["members"], *verified["candidates"], *verified["references"]]
+from tests.verify_bench import PLUGIN, VerifyBench, entries
 
 
 def by_number(verified: dict[str, Any]) -> dict[int, dict[str, Any]]:

@@ -217,10 +217,6 @@ def test_latency_over_sessions_is_a_geometric_mean_with_a_pooled_interval() -> N
     assert b["interval"][1] / b["p50_ms"] == pytest.approx(a["interval"][1] / a["p50_ms"])
 
 
-def test_a_single_session_has_the_interval_of_its_calls() -> None:
-    assert combined([session(a=1.0)], 0.9)["a"]["interval"] == [1.0, 1.0]
-
-
 def test_what_all_networks_share_in_a_session_says_nothing_about_their_order() -> None:
     found = without_common_drift([[1.0, 1.1], [2.0, 2.2], [3.0, 3.3]])
     for low, high in found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +47,20 @@ def test_of_several_nodes_always_the_same_is_asked(monkeypatch: pytest.MonkeyPat
     cluster(monkeypatch, *nodes[:2])
     assert _find(BOARD, said.append).id == "1"
     assert said == []
+
+
+def test_one_that_is_dead_and_not_yet_known_to_be_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead, lives = node("a", "1", **{BOARD: 1.0}), node("b", "2", **{BOARD: 1.0})
+    with socket.create_server(("127.0.0.1", 0)) as server, closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))  # nobody listens
+        for one, place in ((dead, free), (lives, server)):
+            one |= {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": place.getsockname()[1]}
+        cluster(monkeypatch, dead, lives)
+        assert _find(BOARD, print).id == "2"
+        cluster(monkeypatch, dead)
+        assert _find(BOARD, print).id == "1", "whoever asks it learns that it is dead"
 
 
 def test_a_name_that_nobody_has_is_answered_with_the_nearest(

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nasctl.errors import EnvironmentProblemError, NasctlError, unknown
 from nasctl.executors.base import DEVICE_PREFIX, Announce
 from nasctl.executors.code import check_version, installed
-from nasctl.executors.ray_cluster import CONTINUE, last_line
+from nasctl.executors.ray_cluster import CONTINUE, answers, last_line
 
 T = TypeVar("T")
 
@@ -230,11 +230,18 @@ def _find(resource: str, announce: Announce) -> _Node:
             n["NodeID"],
         )
     )
+    # The head notices only after seconds that a machine is gone.
+    offering = [node for node in offering if _lives(node)] or offering
     first = offering[0]
     if len(offering) > 1:
         host = f"{first['NodeManagerHostname']} ({first['NodeManagerAddress']})"
         announce(f"{len(offering)} nodes declare {resource}: {host} is asked")
     return _Node(id=first["NodeID"], resources=first["Resources"])
+
+
+def _lives(node: Mapping[str, Any]) -> bool:
+    port = node.get("NodeManagerPort")
+    return not port or answers(f"{node['NodeManagerAddress']}:{port}")
 
 
 def _missing(resource: str, have: list[dict[str, float]]) -> str:

@@ -7,8 +7,10 @@ WORKERS ?= 2
 ARGS ?=
 # Optional: an index for another torch build, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# On all cores, a module on one; those that wait for processes first, so that no core idles at the end.
-PARALLEL = -n auto --dist loadscope --no-loadscope-reorder
+# One more than there are cores, since many tests wait for processes; a module on one; those that wait
+# most first, so that no core idles at the end.
+TESTERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+PARALLEL = -n $(TESTERS) --dist loadscope --no-loadscope-reorder
 TESTS = tests/e2e tests/faults tests/contracts tests
 PIP_ARGS = -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 

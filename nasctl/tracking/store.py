@@ -49,6 +49,10 @@ _ARTIFACTS_TAG = "nasctl.artifacts"
 _BATCH_ENTITIES = 1000
 _BATCH_TEXTS = 100
 """What goes into one request of `log_batch`: in all, and of parameters and of tags each."""
+_LOCK_KEY = 0x6E617363746C
+"""Of whoever creates tables in PostgreSQL: any number that nobody else takes."""
+_LOCK_S = 60
+"""Seconds that it is waited for; tables take a few."""
 
 
 class GoneError(Exception):
@@ -124,14 +128,30 @@ def open_client(uri: str, timeout_s: int) -> MlflowClient:
 
 @contextlib.contextmanager
 def _init_lock(uri: str) -> Iterator[None]:
-    """Only one process may create the tables of a SQLite store: two at once break it."""
+    """Only one process may create the tables of a database: of two at once SQLite breaks, and
+    PostgreSQL refuses one."""
     path = sqlite_path(uri)
     if path is None:
-        yield
+        with _postgres_lock(uri) if uri.startswith("postgresql") else contextlib.nullcontext():
+            yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(path.name + ".lock"), "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _postgres_lock(uri: str) -> Iterator[None]:
+    """An advisory lock of the database, which ends with its connection, however that ends."""
+    sqlalchemy = importlib.import_module("sqlalchemy")
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    with contextlib.ExitStack() as held:
+        # MLflow, which comes next, says what is wrong with a database that cannot be reached.
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+            connection = held.enter_context(engine.connect())
+            connection.execute(sqlalchemy.text(f"SET lock_timeout = '{_LOCK_S}s'"))
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK_KEY})"))
         yield
 
 

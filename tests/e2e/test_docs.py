@@ -68,9 +68,10 @@ def arguments_for_a_test(page: str, arguments: list[str], folder: Path) -> list[
 
 
 SLOW = [
-    f"docs/spaces/{name}_space.md" for name in ("mbv3", "macro_skip", "resnet", "mbv2_imagenet")
+    "docs/profile.md",
+    *(f"docs/spaces/{name}_space.md" for name in ("mbv3", "macro_skip", "resnet", "mbv2_imagenet")),
 ]
-"""Pages whose commands are those of another, for another space."""
+"""Pages whose commands are those of another, for another space, or those of test_profile.py."""
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def in_training(trials: list[Trial]) -> bool:
     return any(t.state is State.RUNNING and 2 <= len(t.evaluations) <= 4 for t in trials)
 
 
+@pytest.mark.slow  # a lost node in test_cluster_search.py; the rungs in test_halving_training.py
 def test_a_killed_worker_goes_on_from_its_checkpoint_and_changes_nothing(
     desk: Desk, undisturbed: Desk
 ) -> None:

@@ -145,10 +145,10 @@ def _init_lock(uri: str) -> Iterator[None]:
 def _postgres_lock(uri: str) -> Iterator[None]:
     """An advisory lock of the database, which ends with its connection, however that ends."""
     sqlalchemy = importlib.import_module("sqlalchemy")
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
     with contextlib.ExitStack() as held:
         # MLflow, which comes next, says what is wrong with a database that cannot be reached.
-        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError, ImportError):
+            engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
             connection = held.enter_context(engine.connect())
             connection.execute(sqlalchemy.text(f"SET lock_timeout = '{_LOCK_S}s'"))
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK_KEY})"))

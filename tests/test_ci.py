@@ -42,7 +42,7 @@ def test_ci_starts_the_real_containers_too() -> None:
     packages = script[: script.index("\nmake test-compose")]
     assert all(name in packages for name in ("docker.io", "debootstrap", "docker-compose"))
     made = subprocess.run(
-        ["make", "--dry-run", "test-compose", "SHORT=1"],
+        ["make", "--no-print-directory", "--dry-run", "test-compose", "SHORT=1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -211,13 +211,19 @@ def test_files_that_have_arrived_take_no_room(
 # -- what is wrong --------------------------------------------------------------------------------
 
 
+ANOTHER_NASCTL = """\
+from importlib import metadata
+
+version = metadata.version
+metadata.version = lambda name: "9.9.9" if name == "nasctl" else version(name)
+"""
+
+
 @pytest.mark.usefixtures("token")
 def test_a_node_with_another_nasctl_or_another_plugin_is_told_with_both(
     cluster: Head, tmp_path: Path
 ) -> None:
-    info = tmp_path / "nasctl-9.9.9.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nasctl\nVersion: 9.9.9\n")
+    (tmp_path / "sitecustomize.py").write_text(ANOTHER_NASCTL, encoding="utf-8")
 
     def broken(cpus: float, plugins: dict[str, str]) -> str:
         engine = RecordingEngine(["fine"])

@@ -330,3 +330,8 @@ def test_an_engine_that_may_not_be_started_is_said(tmp_path: Path) -> None:
 def test_an_engine_that_does_not_start_is_said(tmp_path: Path) -> None:
     said = without_engine(tmp_path, docker="exit 1", dockerd="echo no >&2; exit 1", id="echo 0")
     assert said == "dockerd did not start"
+
+
+def test_a_build_that_would_find_no_torch_is_said(tmp_path: Path) -> None:
+    said = without_engine(tmp_path, docker="exit 0", ls="exit 1", curl="exit 7")
+    assert said == "no wheel of PyTorch's CPU build is here, and its index does not answer"

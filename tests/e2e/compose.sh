@@ -101,6 +101,12 @@ wheels() {  # what this machine's pip finds for PyTorch: the CPU build may not b
     if ls "$work"/wheels/torch-*+cpu-*.whl >/dev/null 2>&1; then cp "$work"/wheels/*.whl docker/wheels/; fi
 }
 
+torch_at_hand() {  # else the build would only end in an error of pip
+    ls docker/wheels/torch-*.whl >/dev/null 2>&1 && return
+    curl --silent --fail --max-time 30 --output /dev/null https://download.pytorch.org/whl/cpu/ ||
+        skip "no wheel of PyTorch's CPU build is here, and its index does not answer"
+}
+
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
@@ -280,9 +286,10 @@ login_of_mlflow() {
 }
 
 engine
+wheels
+torch_at_hand
 base_image
 usable
-wheels
 NASCTL_RAY_PORT="$(free_port)" NASCTL_MLFLOW_PORT="$(free_port)"
 export NASCTL_RAY_PORT NASCTL_MLFLOW_PORT
 say "build and start"

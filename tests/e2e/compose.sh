@@ -257,7 +257,7 @@ lose_a_worker() {  # TRIALS EPOCHS
 
 down_and_up() {
     say "down in mid-search, up, the same command"
-    search again 6 2 >"$work/again.log" 2>&1 &
+    search again 12 2 >"$work/again.log" 2>&1 &
     searching=$!
     until_true "a trial is done" some_are_done again 1  # others end while the workers stop
     block down
@@ -267,9 +267,9 @@ down_and_up() {
     block up
     local before
     before="$(trained again)"
-    [ "$before" -ge 1 ] && [ "$before" -lt 6 ] || fail "$before trials are kept"
-    search again 6 2 2>&1 | tail -5
-    complete again 6
+    [ "$before" -ge 1 ] && [ "$before" -lt 12 ] || fail "$before trials are kept"
+    search again 12 2 2>&1 | tail -5
+    complete again 12
     complete lost 6
 }
 

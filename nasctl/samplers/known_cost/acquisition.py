@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from nasctl.samplers.known_cost.gp import Array
-from nasctl.samplers.known_cost.improvement import expected_improvement, front_of
+from nasctl.samplers.known_cost.improvement import CUT, expected_improvement, front_of
 from nasctl.samplers.known_cost.pool import Candidate
 from nasctl.samplers.known_cost.posterior import Prediction
 from nasctl.samplers.known_cost.scale import Scale
 
 Index = npt.NDArray[np.intp]
 
-EXAMINED = 200  # candidates that are examined exactly; a bound ranks the rest
-EXAMINED_SLOWLY = 40  # with three costs and more
+LEVELS = 8  # of the front, for a first look at all candidates
+SCREENED = 400  # candidates that are left by it, for a look at the believed front
+EXAMINED = 64  # that are left for a look at all samples of the front
+EXAMINED_SLOWLY = 40  # the same with three costs and more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +79,40 @@ def _promising(
     front: tuple[Array, Array],
     target: Target,
 ) -> Index:
-    """The candidates worth an exact answer: the best by the gain over what dominates them, times
-    all the room there is, and times the room up to the next better member."""
-    count = EXAMINED if costs.shape[1] <= 2 else EXAMINED_SLOWLY
-    if len(costs) <= count:
-        return np.arange(len(costs))
-    level = np.full(len(costs), target.score)
-    columns = np.ascontiguousarray(costs.T)
-    for score, cost in zip(*front, strict=True):  # ascending in score
-        level[np.logical_and.reduce(cost[:, None] <= columns)] = score
-    gain = target.scale.psi(mean, sd, level)
-    room = np.maximum(target.costs - costs, 0.0)
-    best = np.argpartition(-gain * room.prod(axis=1), count - 1)[:count]
-    if costs.shape[1] != 1:
-        return np.sort(best)
-    dearer = np.full(len(costs), target.costs[0])
-    for score, cost in zip(*front, strict=True):
-        np.minimum(dearer, cost[0], out=dearer, where=score > level)
-    near = np.maximum(dearer - costs[:, 0], 0.0)
-    return np.union1d(best, np.argpartition(-gain * near, count - 1)[:count])
+    """The candidates worth a look at all samples of the front: the best for the believed one, and
+    of many the best for a coarser one first. With many costs, where that takes long, the best by
+    the gain over what dominates them times all the room there is."""
+    index = np.arange(len(costs))
+    scores, points = front
+    if costs.shape[1] > CUT:
+        level = np.full(len(costs), target.score)
+        columns = np.ascontiguousarray(costs.T)
+        for score, cost in zip(scores, points, strict=True):  # ascending in score
+            level[np.logical_and.reduce(cost[:, None] <= columns)] = score
+        room = np.maximum(target.costs - costs, 0.0)
+        return _best(index, target.scale.psi(mean, sd, level) * room.prod(axis=1), EXAMINED_SLOWLY)
+    for levels, count in ((LEVELS, SCREENED), (None, EXAMINED)):
+        if len(index) > count:
+            gains = expected_improvement(
+                mean[index],
+                sd[index],
+                costs[index],
+                front_scores=scores,
+                front_costs=points,
+                reference_score=target.score,
+                reference_costs=target.costs,
+                psi=target.scale.psi,
+                most=levels,
+            )
+            index = _best(index, gains, count)
+    return index
+
+
+def _best(index: Index, gains: Array, count: int) -> Index:
+    """Those of the largest gains, in order of the index."""
+    if len(index) <= count:
+        return index
+    return index[np.sort(np.argpartition(-gains, count - 1)[:count])]
 
 
 def candidate_gains(

@@ -43,15 +43,13 @@ class Encoder:
         self, space: SearchSpace, sample: Sequence[tuple[Choices, Mapping[str, float]]]
     ) -> None:
         self._columns: dict[str, dict[tuple[bool, Scalar], int]] = {}
-        self._totals: dict[str, dict[tuple[bool, Scalar], int]] = {}
-        self._numbers: dict[str, tuple[int, dict[tuple[bool, Scalar], float]]] = {}
         free = [d for d in space.decisions if len(d.choices) > 1]
         width = 0
         for d in free:
             self._columns[d.name] = {_column(c): width + i for i, c in enumerate(d.choices)}
             width += len(d.choices)
         self._width = width
-        self._extra = self._plan_totals(free)
+        self._totals = self._plan_totals(free)
         metrics = sorted(set.intersection(*(set(c) for _, c in sample)) if sample else ())
         self._metrics = [m for m in metrics if all(c[m] > 0 for _, c in sample)]
         self._kept: dict[str, Array] = {}
@@ -67,47 +65,45 @@ class Encoder:
                 scale = np.maximum(scale, np.sqrt(RARE * (1 - RARE)))
             self._scale[group] = np.where(scale > 0, scale, 1.0)
 
-    def _plan_totals(self, free: Sequence[Decision]) -> int:
+    def _plan_totals(self, free: Sequence[Decision]) -> Array:
+        """What each column of `choices` adds to each of `totals`."""
         alike: dict[tuple[tuple[bool, Scalar], ...], list[str]] = {}
         for d in free:
             alike.setdefault(tuple(map(_column, d.choices)), []).append(d.name)
-        at = 0
+        added: list[Array] = []
         for choices, names in alike.items():
             if len(names) > 1:
-                columns = {c: at + i for i, c in enumerate(choices)}
-                at += len(choices)
-                self._totals |= dict.fromkeys(names, columns)
+                for choice in choices:
+                    added.append(np.zeros(self._width))
+                    added[-1][[self._columns[name][choice] for name in names]] = 1.0
         for d in free:
             if len(d.choices) > 2 and all(map(_is_number, d.choices)):
                 numbers = np.array(d.choices, dtype=np.float64)
                 if (numbers > 0).all():
                     numbers = np.log(numbers)
-                numbers = numbers - numbers.mean()
-                values = dict(zip(map(_column, d.choices), map(float, numbers), strict=True))
-                self._numbers[d.name] = at, values
-                at += 1
-        return at
+                added.append(np.zeros(self._width))
+                added[-1][list(self._columns[d.name].values())] = numbers - numbers.mean()
+        return np.stack(added, axis=1) if added else np.zeros((self._width, 0))
 
     def _raw(self, configurations: Sequence[tuple[Choices, Mapping[str, float]]]) -> Groups:
-        n = len(configurations)
-        choices = np.zeros((n, self._width))
-        totals = np.zeros((n, self._extra))
-        costs = np.zeros((n, len(self._metrics)))
-        for i, (chosen, cost) in enumerate(configurations):
-            for name, value in chosen.items():
-                columns = self._columns.get(name)
-                if columns is None:
-                    continue
-                key = _column(value)
-                choices[i, columns[key]] = 1.0
-                if name in self._totals:
-                    totals[i, self._totals[name][key]] += 1.0
-                if name in self._numbers:
-                    column, numbers = self._numbers[name]
-                    totals[i, column] = numbers[key]
-            for j, metric in enumerate(self._metrics):
-                costs[i, j] = cost[metric]
-        return {"choices": choices, "totals": totals, "costs": np.log(np.maximum(costs, 1e-300))}
+        columns, width = self._columns, self._width
+        choices = np.zeros((len(configurations), width))
+        choices.reshape(-1)[
+            [
+                row * width + columns[name][value.__class__ is bool, value]
+                for row, (chosen, _) in enumerate(configurations)
+                for name, value in chosen.items()
+                if name in columns
+            ]
+        ] = 1.0
+        costs = np.array(
+            [[cost[m] for m in self._metrics] for _, cost in configurations], dtype=np.float64
+        ).reshape(len(configurations), len(self._metrics))
+        return {
+            "choices": choices,
+            "totals": choices @ self._totals,
+            "costs": np.log(np.maximum(costs, 1e-300)),
+        }
 
     def _chosen(self, raw: Groups) -> dict[str, Array]:
         return {g: v[:, self._kept[g]] for g, v in raw.items()}

@@ -59,7 +59,7 @@ class Options:
 
     startup: int = 10
     pool: int = 10_000
-    relatives: int = 300
+    relatives: int = 100
     samples: int = 8
     max_seeds: int = 1
 

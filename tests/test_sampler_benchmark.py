@@ -65,3 +65,18 @@ def test_without_botorch_the_other_names_are_offered(
     monkeypatch.setattr(baselines, "find_spec", lambda library: None)
     said = refusal(samplers, ["--samplers", "bottorch"], monkeypatch, capsys)
     assert "botorch" not in said.partition("one of ")[2]
+
+
+def test_a_large_space_is_searched_and_compared_with_the_first_sampler(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    large_spaces = importlib.import_module("large_spaces")
+    argv = ["resnet_space", "--samplers", "known_cost,random", "--trials", "25", "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", ["large_spaces.py", *argv])
+    large_spaces.main()
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["known_cost"][1:3] == ["1.000", "(0.000)"]
+    ratio = float(lines["random"][1])
+    assert 0.5 < ratio < 1.2
+    assert ratio != 1.0

@@ -58,7 +58,8 @@ def _chart(found: Mapping[str, Any], share: str) -> str:
     return f"""<p class="legend"><span><i class="m-member"></i>on the verified front, {share} \
 intervals</span><span><i class="m-near"></i>off it</span><span><i class="m-searched"></i>as \
 searched</span><span><i class="m-line"></i>attained at the median</span>\
-<span><i class="m-band"></i>best and worst case, {share}</span></p>
+<span><i class="m-band"></i>best and worst case, {share}</span>\
+<label class="log"><input type="checkbox" id="attainment-log"> log scale</label></p>
 <figure class="panel"><figcaption>What the true front attains: {e(y)} against {e(x)}\
 <span class="aside">validation {e(y)}{of_files}, fresh seeds; {e(x)} {how}. \
 Numbers: probability to be on the true front, where \

@@ -69,6 +69,20 @@ def test_the_chart_has_surfaces_and_all_finalists(opened: Opened) -> None:
     assert opened.page.locator("#attainment .errorbar").count() > 0
 
 
+def test_a_log_scale_shows_the_same_points_and_keeps_them_in_view(opened: Opened) -> None:
+    read = """() => { const { data, _fullLayout: { xaxis } } = document.getElementById('attainment');
+        return [xaxis.type, xaxis.range, data.map((t) => t.x.filter((v) => v !== null))] }"""
+    _, _, before = opened.page.evaluate(read)
+    box = opened.page.locator("#attainment-log")
+    box.check()
+    kind, (low, high), traces = opened.page.evaluate(read)
+    assert kind == "log"
+    assert traces[3:] == before[3:]  # surfaces go on to an edge that has moved
+    assert all(10**low <= x <= 10**high * (1 + 1e-9) for trace in traces for x in trace)
+    box.uncheck()
+    assert opened.page.evaluate(read) == ["linear", opened.page.evaluate(read)[1], before]
+
+
 def test_the_table_says_what_became_of_each(opened: Opened) -> None:
     first, files = opened.page.locator("#verified table").all()
     assert first.locator("tbody tr").count() == 4

@@ -361,28 +361,6 @@ class RunRecords:
         return [p for p, _ in self.artifacts() if kept_files.is_sealed(p, is_verification=own)]
 
 
-_META = (
-    "uid",
-    "duplicates",
-    "artifacts",
-    "config",
-    "environment",
-    "command",
-    "reference_point",
-    "status",
-    "latency_summary",
-    "validation_images",
-    "block_costs",
-    "latency_table",
-    "plugins",
-    "space_size",
-    "seconds",
-    "study",
-    "seeds_raised",
-    "verification",
-    "data",
-    "stopped",
-)
 _MAPPINGS = (
     "study",
     "verification",
@@ -391,7 +369,23 @@ _MAPPINGS = (
     "reference_point",
     "latency_summary",
     "artifacts",
+    "init_weights",
     "stopped",
+)
+_META = (
+    *_MAPPINGS,
+    "uid",
+    "duplicates",
+    "command",
+    "status",
+    "validation_images",
+    "block_costs",
+    "latency_table",
+    "plugins",
+    "space_size",
+    "seconds",
+    "seeds_raised",
+    "data",
 )
 
 

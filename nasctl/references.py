@@ -114,8 +114,13 @@ def starting_weights(networks: Iterable[ReferenceNetwork]) -> dict[str, str]:
     return {n.label: n.start.sha256 for n in networks if n.start is not None}
 
 
-def check_weights(networks: Sequence[ReferenceNetwork], recorded: Mapping[str, str] | None) -> None:
-    """Whether a run that continues has the weights that it began with.
+def check_weights(
+    networks: Sequence[ReferenceNetwork],
+    recorded: Mapping[str, str] | None,
+    *,
+    remedy: str = "put the old file back, or start a run with another name=...",
+) -> None:
+    """Whether a run that continues, or is verified, has the weights that it began with.
 
     Raises:
         ConfigError: a file has changed.
@@ -124,8 +129,7 @@ def check_weights(networks: Sequence[ReferenceNetwork], recorded: Mapping[str, s
         known = (recorded or {}).get(network.label)
         if network.start is not None and known not in (None, network.start.sha256):
             raise ConfigError(
-                f"{KEY}: {network.start.file}: has changed since this run began; put the old file "
-                "back, or start a run with another name=..."
+                f"{KEY}: {network.start.file}: has changed since this run began; {remedy}"
             )
 
 

@@ -11,6 +11,7 @@ from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.plugins import Registry
 from nasctl.prepare import Problem
 from nasctl.records import RunRecords
+from nasctl.references import check_weights
 from nasctl.runlock import driver
 from nasctl.trial import EXACT_METRICS
 from nasctl.verification.finalists import Finalist, choose_finalists, with_blocks
@@ -146,11 +147,18 @@ def is_timed(
 
 
 def check_data(records: RunRecords, problem: Problem, finalists: Sequence[Finalist]) -> None:
-    """Whether the data is what the search was made on.
+    """Whether the data is what the search was made on, and references begin with the same weights.
 
     Raises:
-        EnvironmentProblemError: it has changed.
+        ConfigError: a file of weights has changed.
+        EnvironmentProblemError: the data has.
     """
+    taught = {f.arch_id for f in finalists}
+    check_weights(
+        [r for r in problem.references if r.architecture.id in taught],
+        records.meta("init_weights"),
+        remedy="put the old file back, or leave it out with verify.references=false",
+    )
     if problem.dataset is None:
         return
     was = records.meta("data") or _data_of_weights(records, finalists)

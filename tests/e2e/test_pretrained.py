@@ -42,6 +42,8 @@ def test_what_was_learned_is_there_from_the_first_epoch(desk: Desk) -> None:
     path.write_bytes((desk.folder / "runs" / "tuned" / "weights" / path.name).read_bytes())
     _, err = desk.run(*SEARCH, "name=tuned", f"init.weights={weights}", "trials=2", code=2)
     assert "has changed since this run began" in err
+    _, err = desk.run("verify", "runs/tuned", "executor=inline", "tracking=none", code=2)
+    assert f"{path.name}: has changed since this run began; put the old file back, or" in err
     _, err = desk.run(*SEARCH, "name=none", "init.weights=gone.pt", code=2)
     assert "init.weights: gone.pt: no such file" in err
     assert not (desk.folder / "runs" / "none").exists()

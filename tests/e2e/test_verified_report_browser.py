@@ -70,7 +70,8 @@ def test_the_chart_has_surfaces_and_all_finalists(opened: Opened) -> None:
 
 
 def test_a_log_scale_shows_the_same_points_and_keeps_them_in_view(opened: Opened) -> None:
-    read = """() => { const { data, _fullLayout: { xaxis } } = document.getElementById('attainment');
+    read = """() => { const { data, _fullLayout: { xaxis } } =
+        document.getElementById('attainment');
         return [xaxis.type, xaxis.range, data.map((t) => t.x.filter((v) => v !== null))] }"""
     _, _, before = opened.page.evaluate(read)
     box = opened.page.locator("#attainment-log")

@@ -121,12 +121,17 @@ def load_model(model: bytes) -> ModelProto:
         raise EnvironmentProblemError("not an ONNX graph, or only a part of one") from error
 
 
-def session(model: bytes, *, threads: int, optimised_path: str | None = None) -> Any:
+def session(
+    model: bytes, *, threads: int, exact_int8: bool = False, optimised_path: str | None = None
+) -> Any:
     """A CPU session with all graph optimisations, `threads` intra-op threads and no others.
 
     Args:
         model: serialised ONNX.
         threads: intra_op_num_threads.
+        exact_int8: products of int8 are summed without saturation on every processor. The default
+            is the fastest kernel, which saturates on x86 without VNNI: answers then depend on the
+            machine that was asked.
         optimised_path: where to write the graph that really runs, for inspection.
 
     Raises:
@@ -144,6 +149,8 @@ def session(model: bytes, *, threads: int, optimised_path: str | None = None) ->
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if threads > 1:  # idle workers that spin would disturb what is timed between two calls
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if exact_int8:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if optimised_path is not None:
         options.optimized_model_filepath = optimised_path
     try:

@@ -178,6 +178,12 @@ def _warnings(
             f"{agreement.images:,} validation images, less than {LEAST_AGREEMENT:.0%}: this "
             "network does not bear int8"
         )
+    elif not agreement.is_sound_here:
+        yield (
+            "on this processor ONNX Runtime lets sums of int8 products saturate: the same class on "
+            f"{agreement.agreement_here:.1%} of {agreement.images:,} validation images, and on "
+            f"{agreement.agreement:.1%} with its session option session.x64quantprecision=1"
+        )
     if after.interval[0] > before.interval[1]:
         kept = ", ".join(quantised.float_operators)
         why = f": {kept} stay in float, with conversions around them" if kept else ""

@@ -83,6 +83,32 @@ def test_what_could_not_be_judged_keeps_its_searched_values() -> None:
     assert chosen("latency_ms=2.2", failed) == ("lucky", "search")
 
 
+def in_int8(arch_id: str, val: float, test: float, ms: float, size: float) -> dict[str, Any]:
+    """One that is better, slower and larger in float."""
+    found = entry(arch_id, "kept", 0.99 - val / 10, 0.5, 10 * ms)
+    own = {"accuracy_int8": test, "accuracy_int8_val": val}
+    own |= {"latency_ms_int8": ms, "model_bytes": 9e6, "model_bytes_int8": size}
+    return {**found, "metrics": {**found["metrics"], **own}}
+
+
+IN_INT8 = {
+    "front": "int8",
+    "members": [in_int8("big", 0.90, 0.70, 2.0, 400.0), in_int8("small", 0.80, 0.95, 1.0, 300.0)],
+    "candidates": [entry("lucky", "fell", 0.88, 0.95, 2.6)],
+}
+
+
+def test_from_a_front_of_int8_files_by_their_values() -> None:
+    who = "verification, in int8"
+    assert chosen("latency_ms=5", IN_INT8) == ("big", who)  # in float both are slower
+    assert chosen("latency_ms=1.5", IN_INT8) == ("small", who)
+    assert chosen("model_bytes=350", IN_INT8) == ("small", who)
+    assert chosen("accuracy=0.85", IN_INT8) == ("big", who)  # on test images it is 0.70
+    # No objective by that name, so the largest allowed value; on test images `small` has 0.95.
+    assert chosen("accuracy_int8=0.85", IN_INT8) == ("small", who)
+    assert choose(Records(IN_INT8), "latency_ms=5").line().endswith("verification, in int8")  # type: ignore[arg-type]
+
+
 def test_it_is_said() -> None:
     found = choose(Records(VERIFIED), "latency_ms=1.2")  # type: ignore[arg-type]
     assert found.line() == "small is the best at latency_ms=1.2, by the values of the verification"

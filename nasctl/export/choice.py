@@ -8,6 +8,7 @@ from typing import Any
 
 from nasctl.budget import best_within, read_budget
 from nasctl.records import RunRecords
+from nasctl.verification.fronts import IN_INT8, Front, front_of, shown
 
 _JUDGED = ("kept", "fell", "joined", "near")
 """What a verification says of networks that it has an opinion of."""
@@ -19,7 +20,8 @@ class Choice:
 
     Attributes:
         at: the budget, as given.
-        values_of: `verification` or `search`: whose values of this network were held against it.
+        values_of: whose values of this network were held against it: `verification`,
+            `verification, in int8`, or `search`.
     """
 
     arch_id: str
@@ -52,9 +54,11 @@ def known_front(records: RunRecords) -> dict[str, Any]:
     """As `front.json`, each member with `values_of`: the verified front, and those members of the
     searched one that no verification has judged (`nasctl verify --at` judges one network).
 
-    Accuracies are those of validation images in both: test images choose nothing.
+    Accuracies are those of validation images in both: test images choose nothing. A front that was
+    judged by int8 files is chosen from by their values, by those names of metrics that decided.
     """
     verified = records.verified or {}
+    front = front_of(verified)
     judged = {
         entry["arch_id"]
         for part in ("members", "candidates")
@@ -64,8 +68,8 @@ def known_front(records: RunRecords) -> dict[str, Any]:
     members = [
         {
             "arch_id": e["arch_id"],
-            "metrics": _by_validation(e["metrics"]),
-            "values_of": "verification",
+            "metrics": _deciding(e["metrics"], front),
+            "values_of": "verification" if front == "trained" else "verification, in int8",
         }
         for e in verified.get("members", ())
     ]
@@ -77,8 +81,11 @@ def known_front(records: RunRecords) -> dict[str, Any]:
     return {"objectives": records.objectives, "members": members}
 
 
-def _by_validation(metrics: Mapping[str, float]) -> dict[str, float]:
-    found = dict(metrics)
-    if "accuracy_val" in found:
-        found["accuracy"] = found["accuracy_val"]
-    return found
+_JUDGED_ON_IMAGES = ("accuracy", IN_INT8["accuracy"])
+
+
+def _deciding(metrics: Mapping[str, float], front: Front) -> dict[str, float]:
+    """Each metric with the value that decided about the front; none with one of test images."""
+    of_validation = {n: f"{n}_val" for n in _JUDGED_ON_IMAGES if f"{n}_val" in metrics}
+    known = {**metrics, **{name: metrics[val] for name, val in of_validation.items()}}
+    return {name: known.get(shown(name, front), value) for name, value in known.items()}

@@ -37,6 +37,9 @@ def result(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     again = f"run the same command again: {records.command}"
     contenders: dict[str, dict[str, Any]] = {}
     front = front_of(stored)
+    asked = (records.config.get("verify") or {}).get("front", "trained")
+    if front != asked:
+        yield f"{VERIFIED_JSON} says that its front is {front}, it was to be {asked}; {again}"
     for entry in (*stored["members"], *stored["candidates"], *stored["references"]):
         arch_id = str(entry.get("arch_id"))
         own = [t.metrics for t in done if t.arch_id == arch_id]

@@ -133,9 +133,8 @@ def calibration_images(
         ConfigError: fewer than `LEAST_IMAGES` were asked for, or are there.
     """
     check_count(count)
-    there = len(dataset.train_labels)
-    _enough(there, f"{dataset.name} has {there} training images")
-    if count >= there:
+    check_dataset(dataset)
+    if count >= len(dataset.train_labels):
         return Resized(images=dataset.train_images, size=size)
     _, chosen = stratified_split(dataset.train_labels, count, seed)
     return Resized(images=dataset.train_images, size=size, chosen=chosen)
@@ -145,6 +144,12 @@ def check_count(count: int) -> None:
     """Raises a ConfigError where fewer calibration images are asked for than will do."""
     if count < LEAST_IMAGES:
         raise ConfigError(f"calibration images: {count} are too few; at least {LEAST_IMAGES}")
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Raises a ConfigError where there are fewer training images than calibration takes."""
+    there = len(dataset.train_labels)
+    _enough(there, f"{dataset.name} has {there} training images")
 
 
 def _enough(count: int, what: str) -> None:

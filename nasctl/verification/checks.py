@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nasctl.arch import Architecture, Opaque
 from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.export.int8 import check_dataset
 from nasctl.plugins import Registry
 from nasctl.prepare import Problem
 from nasctl.records import RunRecords
@@ -97,7 +98,7 @@ def check_front(
     settings: VerifySettings,
     problem: Problem,
 ) -> None:
-    """Whether int8 files have what the front is to be judged by.
+    """Whether int8 files can be made, and have what the front is to be judged by.
 
     Raises:
         ConfigError: they do not.
@@ -110,6 +111,10 @@ def check_front(
             f"{key}: evaluator={config.evaluator} trains no network that could be quantised; "
             f"{remedy}"
         )
+    try:
+        check_dataset(problem.dataset)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}; {remedy}") from None
     known = (*IN_INT8, *EXACT_METRICS)
     for metric in config.objectives:
         if metric not in known:

@@ -8,6 +8,8 @@ decides who gets more seeds.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -35,9 +37,14 @@ def in_one_line(error: NasctlError) -> str:
     return " ".join(str(error).split())
 
 
+_OF_THE_DISK = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
 def raise_if_full(error: NasctlError) -> None:
-    """A full disk ends the verification; the same command goes on."""
-    if isinstance(error, EnvironmentProblemError) and "No space left" in str(error):
+    """A disk that takes no more (full, quota used up, turned read-only) ends the verification, and
+    the same command goes on: it says nothing of a network, which would be off the front for good.
+    """
+    if isinstance(error, EnvironmentProblemError) and any(t in str(error) for t in _OF_THE_DISK):
         raise error
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from nasctl.doctor import examine
-from nasctl.errors import EnvironmentProblemError
+from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.export import int8 as export_int8
 from nasctl.export.int8 import quantise
 from nasctl.ledger import Ledger
 from nasctl.trial import State
@@ -83,6 +86,10 @@ def test_the_front_is_that_of_the_files_and_everything_says_so(trained: VerifyBe
     (run / "verify" / "verified.json").write_text(json.dumps(stored))
     (problem,) = [c for c in examine(run / "verify").checks if c.id == "I5"]
     assert "accuracy_int8_val" in problem.details[0]
+    stored["members"][0]["metrics"]["accuracy_int8_val"] -= 0.01
+    (run / "verify" / "verified.json").write_text(json.dumps({**stored, "front": "trained"}))
+    (problem,) = [c for c in examine(run / "verify").checks if c.id == "I5"]
+    assert "says that its front is trained, it was to be int8" in problem.details[0]
 
     said = trained.call("verify", "runs/images", *PLUGIN, *TWO[:2])
     assert "verify.front: int8 -> trained" in said.err
@@ -156,6 +163,28 @@ def test_if_nobody_can_be_quantised_nothing_is_trained(
     assert "verify.front: int8: no finalist can be quantised; " in error
     assert "the operator Frobnicate" in error
     assert trained.verification("images").trials() == []
+
+
+def test_too_few_images_to_calibrate_with_are_refused_before_anything_is_done(
+    trained: VerifyBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_int8, "LEAST_IMAGES", 81)  # there are 80
+    for more in ((), ("--dry-run",)):
+        error = trained.verify("images", *TWO, *more, code=2)
+        assert error == (
+            "Error: verify.front: int8: images has 80 training images: too few to calibrate int8 "
+            "with; at least 81; verify.front=trained judges the networks"
+        )
+    assert not (trained.folder / "runs" / "images" / "verify").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_more_says_nothing_of_a_network(number: int) -> None:
+    error = EnvironmentProblemError(f"/tmp/x: cannot be written: {os.strerror(number)}")
+    with pytest.raises(EnvironmentProblemError, match="cannot be written"):
+        int8.raise_if_full(error)
+    int8.raise_if_full(EnvironmentProblemError("int8: the operator F cannot be quantised"))
+    int8.raise_if_full(ConfigError("No space left on device"))  # of what was asked for
 
 
 def test_what_int8_files_have_no_value_of_is_refused(bench: VerifyBench) -> None:

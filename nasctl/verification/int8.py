@@ -106,7 +106,7 @@ def untrained_files(
         place = folder / network.id
         place.mkdir()
         try:
-            path = _quantised(build(network), network, dataset, place, checked=False)
+            path = _quantised(_unlike(build(network)), network, dataset, place, checked=False)
         except NasctlError as error:
             raise_if_full(error)
             known[network.id] = {"error": in_one_line(error)}
@@ -114,6 +114,22 @@ def untrained_files(
         files[network.id] = path
         known[network.id] = {"bytes": len(with_metadata(path.read_bytes(), {}))}
     return files, known
+
+
+def _unlike(model: nn.Module) -> nn.Module:
+    """The same network, no two tensors of which are alike, as after training.
+
+    The exporter keeps equal ones once, under another name: with all biases 0 the file of a small
+    network was 2.3 % smaller than that of the trained one.
+    """
+    import torch
+
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for values in (*model.parameters(), *model.buffers()):
+            if values.is_floating_point():
+                values.add_(0.01 * torch.rand(values.shape, generator=noise).to(values))
+    return model
 
 
 def errors_of(files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

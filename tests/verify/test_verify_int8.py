@@ -16,6 +16,7 @@ from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.export import int8 as export_int8
 from nasctl.export.int8 import quantise
 from nasctl.ledger import Ledger
+from nasctl.onnx_runtime import with_metadata
 from nasctl.trial import State
 from nasctl.verification import int8
 from tests.verify_bench import PLUGIN, VerifyBench, entries
@@ -54,6 +55,9 @@ def test_the_front_is_that_of_the_files_and_everything_says_so(trained: VerifyBe
         best = max(trainings, key=lambda t: t["accuracy_int8"])
         assert entry["seed"] == best["seed"]
         assert entry["delivered"]["int8_accuracy"] == best["test_accuracy_int8"]
+        trained_file = run / "verify" / "exported" / f"{entry['arch_id']}-int8.onnx"
+        graph = with_metadata(trained_file.read_bytes(), {})
+        assert metrics["model_bytes_int8"] == pytest.approx(len(graph), abs=8), "of any weights"
     assert verified["quantisation"]["val"]["mean"] == pytest.approx(fmean(lost))
     points = [
         (e["arch_id"], e["metrics"]["accuracy_int8_val"], e["metrics"]["params"])

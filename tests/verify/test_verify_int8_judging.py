@@ -122,6 +122,29 @@ def test_members_are_chosen_on_validation_never_on_test_in_int8_too() -> None:
     assert one["hypervolume"] != two["hypervolume"]
 
 
+def test_chances_rest_on_sessions_of_the_files_and_not_of_the_networks() -> None:
+    close = {**FILES, FRAGILE.arch_id: timed(1.001) | {"sessions_ms": [1.02, 0.993, 0.99]}}
+    better = ((0.79, 0.80), (0.89, 0.90), (0.80, 0.99))  # FRAGILE's place is a matter of latency
+    chances = [
+        {e["arch_id"]: e["probability"] for e in entries(found_of(INT8, **given))}
+        for given in (
+            {"files": close, "trials": trials(better)},
+            {"files": close, "trials": trials(better), "measured": {i: timed(9.0) for i in FILES}},
+            {"files": FILES, "trials": trials(better)},
+        )
+    ]
+    assert 0.1 < chances[0][FRAGILE.arch_id] < 0.9
+    assert chances[0] == chances[1]
+    assert chances[2][FRAGILE.arch_id] < 0.05
+
+
+def test_the_median_of_a_file_decides_and_not_its_slowest_calls() -> None:
+    files = {i: {**f, "p90_ms": 9.0 - f["p50_ms"]} for i, f in FILES.items()}
+    found, usual = found_of(INT8, files=files), found_of(INT8)
+    assert ids(found) == ids(usual)
+    assert found["candidates"][0]["reason"] == usual["candidates"][0]["reason"]
+
+
 def test_weights_are_those_of_the_seed_that_is_best_in_int8_on_validation() -> None:
     seeds = [
         training(0, ROBUST, 0.92, 0.90, seed=0, int8=(0.85, 0.99)),

@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= conf/mbv2_space.yaml
-# Of the cluster: its number of workers, and what a search on it changes, as ARGS="trials=48".
-WORKERS ?= 2
+# Of the cluster: its number of workers (as many as there are, else 2), and what a search on it
+# changes, as ARGS="trials=48".
+WORKERS ?=
 ARGS ?=
 # Optional: an index for another torch build, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -39,7 +40,7 @@ cluster-down:
 	docker/cluster.sh down
 
 cluster-search:
-	docker/cluster.sh run --rm nasctl submit $(CONFIG) $(ARGS)
+	docker/cluster.sh search $(CONFIG) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

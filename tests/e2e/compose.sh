@@ -2,7 +2,8 @@
 # The cluster of docker-compose.yml with real containers: `make test-compose`.
 #
 # Builds the images, starts two workers, searches, kills a worker in mid-search, takes the cluster
-# down and up again, restores a backup, turns MLflow's login on; looks from outside at each step.
+# down and up again, restores a backup, loses a password, turns MLflow's login on; looks from outside
+# at each step.
 # The commands of docs/cluster.md are run from the page: blocks ```sh engine NAME.
 #
 # Without an engine, and without the right to start one, it says so and succeeds. From the
@@ -30,10 +31,12 @@ finish() {
     fi
     if [ -n "${up:-}" ]; then cluster down --volumes --timeout 20 >/dev/null 2>&1 || true; fi
     if [ -n "$started" ]; then kill "$started"; wait "$started" 2>/dev/null || true; fi
+    if [ -f "$work/env" ]; then mv "$work/env" .env; else rm -f .env; fi  # the page writes into it
     rm -rf "$work"
     exit "$status"
 }
 
+if [ -f .env ]; then cp -p .env "$work/env"; fi
 trap finish EXIT
 export COMPOSE_PROJECT_NAME=nasctltest NASCTL_IMAGE=nasctl:test \
     NASCTL_POSTGRES_IMAGE=nasctl-postgres:test NASCTL_SECRETS="$work/secrets" BACKUP="$work/backup"
@@ -123,13 +126,12 @@ containers_of() {
 in_head() { cluster exec -T ray-head "$@"; }
 tool() { in_head nasctl "$@"; }
 
-block() {  # runs the block ```sh engine NAME of the page; `docker compose` by the one that is here
+block() {  # runs the block ```sh engine NAME of the page
     say "docs/cluster.md: $1"
     local text
     text="$(sed -n "/^\`\`\`sh engine $1\$/,/^\`\`\`\$/p" docs/cluster.md | sed '/^```/d')"
     [ -n "$text" ] || fail "docs/cluster.md has no block: sh engine $1"
-    bash -euo pipefail -c "docker() { if [ \"\$1\" = compose ]; then shift; docker/cluster.sh \"\$@\"; else command docker \"\$@\"; fi; }
-$text" </dev/null
+    bash -euo pipefail -c "$text" </dev/null
 }
 
 closed_ports() {
@@ -273,6 +275,17 @@ down_and_up() {
     complete lost 6
 }
 
+lost_password() {
+    say "the password of the database is lost"
+    rm "$NASCTL_SECRETS/postgres_password"
+    ! docker/cluster.sh launch 2>"$work/refused.log" || fail "a new password would open nothing"
+    grep -q "postgres_password is gone, and the database asks for it" "$work/refused.log" \
+        || { cat "$work/refused.log" >&2; fail "another reason"; }
+    block password
+    until_true "MLflow answers with the new password" mlflow_answers
+    complete lost 6
+}
+
 login_of_mlflow() {
     say "MLflow with a login"
     local experiments="http://127.0.0.1:$NASCTL_MLFLOW_PORT/api/2.0/mlflow/experiments/search?max_results=1"
@@ -320,5 +333,6 @@ complete lost 6
 block upgrade
 until_true "MLflow answers after the upgrade" mlflow_answers
 down_and_up
+lost_password
 login_of_mlflow
 say "all of it works"

@@ -1,12 +1,13 @@
 """How much of the machine a search uses: a bare script's wall time over the command's.
 
-    python benchmarks/utilisation.py [--config mbv2_space] [KEY=VALUE ...]
+    python benchmarks/utilisation.py [--config mbv2_space] [--beside bare,...] [KEY=VALUE ...]
 
 Runs, one after the other on this machine: the whole `nasctl search` command with two workers, then
 exactly the same list of (architecture, seed) in two plain processes with one thread each (the
 longest first, so packed as well as can be), through a plain Optuna script (two processes, journal
 storage), and through a plain Ray Tune script with OptunaSearch. Each is timed from start to exit of
-its process. The figure of merit is bare / other; 1 is perfect.
+its process. The figure of merit is bare / other; 1 is perfect. `--beside bare` leaves the last two
+out.
 """
 
 from __future__ import annotations
@@ -119,11 +120,18 @@ def timed(*command: str, cwd: Path) -> float:
     return seconds
 
 
+SCRIPTS = {"bare": PLAIN, "optuna": OPTUNA, "ray_tune": RAY}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--config", default="mbv2_space")
+    parser.add_argument("--beside", default=",".join(SCRIPTS), help="scripts, bare among them")
     arguments = parser.parse_args()
+    chosen = arguments.beside.split(",")
+    if "bare" not in chosen or not set(chosen) <= set(SCRIPTS):
+        parser.error(f"--beside {arguments.beside}: bare and any of {', '.join(SCRIPTS)}")
     folder = Path(tempfile.mkdtemp(prefix="nasctl-utilisation-"))
     nasctl = ("-m", "nasctl", "search", arguments.config, *arguments.overrides, "name=u")
     seconds = {
@@ -134,9 +142,9 @@ def main() -> None:
     run = folder / "runs" / "u"
     items = folder / "items.pickle"
     write_items(run, items)
-    for name, script in (("bare", PLAIN), ("Optuna", OPTUNA), ("Ray Tune", RAY)):
-        path = folder / f"{name.split()[0].lower()}_script.py"
-        path.write_text(script, encoding="utf-8")
+    for name in chosen:
+        path = folder / f"{name}_script.py"
+        path.write_text(SCRIPTS[name], encoding="utf-8")
         seconds[name] = timed(sys.executable, str(path), str(items), cwd=folder)
     front = json.loads((run / "front.json").read_text())
     print(f"{front['trials']['COMPLETE']} trainings, two workers with one thread each")

@@ -273,6 +273,8 @@ def _hypervolume(patient: Patient, remark: Callable[[str], None]) -> Iterator[st
         raise NotCheckedError("a study has no front")
     if records.is_verification:
         raise NotCheckedError("a verification does not search")
+    if not records.trials():  # perhaps stopped before there was a reference point
+        raise NotCheckedError("no trial was ever begun")
     by_number = {t.number: t for t in records.trials()}
     seen: Counter[str] = Counter()
     corrected: list[int] = []

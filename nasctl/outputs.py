@@ -39,7 +39,8 @@ def make_tracker(
     directory: Path, settings: TrackingSettings, on_problem: Callable[[str], None]
 ) -> Tracker:
     """The projection of the run in `directory`; with `tracking=none` it does nothing."""
-    return Tracker(functools.partial(open_records, directory.absolute()), settings, on_problem)
+    opener = functools.partial(open_records, directory.absolute())
+    return Tracker(opener, settings, on_problem, run=directory)
 
 
 def publish(records: RunRecords) -> None:

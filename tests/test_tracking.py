@@ -352,12 +352,15 @@ class TestTracker:
             problems.append(problem)
             told.set()
 
-        tracker = Tracker(functools.partial(open_fake, ledger), settings, hear)
+        tracker = Tracker(functools.partial(open_fake, ledger), settings, hear, run="runs/toy")
         tracker.start()
         tracker.poke()
         assert told.wait(60)
         assert not tracker.close(1)
-        assert problems == ["MLflow is behind: its process ended (status 3)"]
+        assert problems == [
+            "MLflow is behind: its process ended (status 3); nasctl sync runs/toy, or the same "
+            "command, completes it"
+        ]
 
     def test_the_driver_killed_takes_the_outbox_with_it(
         self, ledger: Path, settings: TrackingSettings

@@ -138,7 +138,9 @@ def _find(reference: str) -> Callable[..., Any]:
 
 def main() -> None:
     """Entry point of `python -m nasctl.tracking.outbox`; the first line says what to do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # the driver's to answer; we end with it
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see `Tracker`
     os.nice(19)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

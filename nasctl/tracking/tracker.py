@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -46,6 +47,7 @@ class Tracker:
             `functools.partial` of one with JSON arguments, since another process calls it.
         settings: the store; with kind `none` nothing is ever started.
         on_problem: called at most once, from a thread of the tracker, with one line.
+        run: the run's folder, for messages.
 
     Raises:
         ValueError: `records_factory` cannot be called from another process.
@@ -56,10 +58,13 @@ class Tracker:
         records_factory: Callable[[], RunRecords],
         settings: TrackingSettings,
         on_problem: Callable[[str], None],
+        *,
+        run: Path | str = "RUN",
     ) -> None:
         self._job = _job(records_factory, settings)
         self._settings = settings
         self._on_problem = on_problem
+        self._run = run
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._answered = threading.Condition()
@@ -129,6 +134,9 @@ class Tracker:
         if time.monotonic() - self._started_at < RESTART_S:
             return False
         self._started_at = time.monotonic()
+        # What stops a job of a cluster sends SIGTERM to every process below it, of any group. The
+        # outbox ignores it; until it has come to that, the signal waits, as its mask is ours.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             self._process = subprocess.Popen(
                 # -P: a file of the user's folder must not pass for a library.
@@ -144,6 +152,8 @@ class Tracker:
         except OSError as error:
             self._warn(f"MLflow is not written to: its process did not start: {error}")
             return False
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         listener = threading.Thread(
             target=self._listen, args=(self._process,), name="nasctl-tracker", daemon=True
         )
@@ -189,7 +199,10 @@ class Tracker:
                 _end(process)
                 self._process, self._poked, self._ended = None, False, False
         if unexpected:
-            self._warn(f"MLflow is behind: its process ended (status {process.returncode})")
+            self._warn(
+                f"MLflow is behind: its process ended (status {process.returncode}); "
+                f"nasctl sync {self._run}, or the same command, completes it"
+            )
 
     def _warn(self, problem: str) -> None:
         if not self._warned:

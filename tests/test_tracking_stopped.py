@@ -1,0 +1,51 @@
+"""The process beside a search, while what drives both of them is told to stop."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tracking_records import open_fake
+
+from nasctl.outputs import make_tracker
+from nasctl.tracking import Tracker, TrackingSettings
+from tests.faults.drive import until
+
+
+def test_sigterm_is_the_driver_s_and_the_outbox_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster that stops a job sends it to every process below it, while it starts as well."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    ledger = tmp_path / "ledger.json"
+    ledger.write_text(json.dumps({"trials": 0, "status": "RUNNING", "sleep": 100}))
+    problems: list[str] = []
+    settings = TrackingSettings(output_dir=tmp_path)
+    tracker = Tracker(functools.partial(open_fake, ledger), settings, problems.append)
+    tracker.start()
+    tracker.poke()
+    process = tracker._process
+    assert process is not None
+    assert process.stdin is not None
+    os.kill(process.pid, signal.SIGTERM)  # it has hardly begun
+    until(lambda: not tracker._poked)  # and now it is at work
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert (process.poll(), problems) == (None, [])
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    process.stdin.close()  # what the kernel does when the driver dies
+    assert process.wait(10) == 0
+    tracker.close(1)
+
+
+def test_what_is_missing_is_sent_by_a_command_that_names_the_run() -> None:
+    tracker = make_tracker(Path("runs/toy"), TrackingSettings(output_dir=Path("runs")), print)
+    assert str(tracker._run) == "runs/toy"

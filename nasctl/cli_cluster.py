@@ -223,8 +223,7 @@ def _where(address: str | None, token_file: Path | None) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def jobs(address: str | None, token_file: Path | None, as_json: bool) -> None:
     """List what was submitted to the cluster since its head started, the newest last."""
-    from nasctl.cluster import KIND
-    from nasctl.cluster_fetch import FETCH
+    from nasctl.cluster import FETCH, KIND
 
     cluster = _connect(address, token_file)
     found = [job for job in cluster.jobs() if job.metadata.get(KIND) != FETCH]

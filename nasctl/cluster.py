@@ -31,6 +31,8 @@ KIND, RUN, OUTPUT_DIR, CONFIG, COMMAND = (
     f"nasctl.{key}" for key in ("kind", "run", "output_dir", "config", "command")
 )
 """What the metadata of our jobs say; an empty output_dir is the head's own folder for runs."""
+FETCH = "fetch"
+"""The kind of the jobs behind `nasctl fetch`, which nobody asked for by name."""
 
 
 class LostContactError(EnvironmentProblemError):
@@ -359,8 +361,10 @@ def _refused(text: str, url: str, job_id: str) -> EnvironmentProblemError:
     if "WebSocket" in text:
         return LostContactError(f"{url}: the connection broke")
     if job_id and "status code 404" in text:
+        drives = not job_id.startswith(f"nasctl-{FETCH}-")
         return JobGoneError(
             f"{url} does not know the job {job_id}: it was deleted, or the head has started anew"
+            + ("; the same submit command continues the run" if drives else "")
         )
     if "status code 50" in text and "No available agent" in text:
         return LostContactError(f"{url}: the head is not ready for jobs yet")

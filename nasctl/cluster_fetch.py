@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasctl.cluster import KIND, Cluster, ClusterJob, JobGoneError, LostContactError, find_job
+from nasctl.cluster import (
+    FETCH,
+    KIND,
+    Cluster,
+    ClusterJob,
+    JobGoneError,
+    LostContactError,
+    find_job,
+)
 from nasctl.cluster_archive import Receiver, unpack
 from nasctl.cluster_follow import Lines, follow, reason
 from nasctl.cluster_submission import new_job_id
@@ -20,7 +28,6 @@ from nasctl.kept_files import VERIFIED
 from nasctl.records import LEDGER, RunRecords
 from nasctl.runlock import driver
 
-FETCH = "fetch"
 FORGET_S = 60.0
 
 

@@ -235,6 +235,21 @@ def test_requests_that_fail(answer: tuple[int, str], kind: type[Exception], said
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("job_id", "remedy"),
+    [("nasctl-toy-1", "; the same submit command continues the run"), ("nasctl-fetch-toy-1", "")],
+)
+def test_a_job_that_is_gone_has_a_remedy(job_id: str, remedy: str) -> None:
+    answer = (404, f"Job {job_id} does not exist")
+    with site({VERSION: version(ray.__version__), f"/api/jobs/{job_id}": answer}) as ours:
+        with pytest.raises(JobGoneError) as error:
+            connect(ours.url, None).job(job_id)
+        assert str(error.value) == (
+            f"{ours.url} does not know the job {job_id}: it was deleted, or the head has started "
+            f"anew{remedy}"
+        )
+
+
 def test_the_cluster_goes_away() -> None:
     with site({VERSION: version(ray.__version__)}) as ours:
         cluster: Cluster = connect(ours.url, None)

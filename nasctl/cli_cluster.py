@@ -204,7 +204,7 @@ def _show_until_the_end(cluster: Cluster, job: ClusterJob, where: str) -> NoRetu
     lines.close()
     code = exit_code(end)
     if code and not said_why:
-        what = "was stopped" if end.status == "STOPPED" else f"failed: {reason(end)}"
+        what = "was stopped" if code in (130, 143) else f"failed: {reason(end)}"
         say(f"Error: the job {job.id} {what}; the same command continues the run")
     if not code and job.run is not None:
         say(f"folder    nasctl fetch {job.run}{where}")

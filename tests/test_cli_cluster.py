@@ -144,6 +144,17 @@ def test_a_job_that_cannot_say_why_it_ended_is_explained(
     assert re.search(r"the job nasctl-toy-\w+ failed: ended by signal 9 .*continues", said.error)
 
 
+@pytest.mark.parametrize(("end", "code"), [("exit 143", 143), ("exit 130", 130), ("kill $$", 143)])
+def test_a_job_that_a_signal_ended_was_stopped(
+    bench: Bench, cluster: LocalCluster, tmp_path: Path, end: str, code: int
+) -> None:
+    (tmp_path / "bin" / "nasctl").write_text(f"#!/bin/sh\n{end}\n")
+    said = submit(bench)
+    (job,) = cluster.jobs()
+    error = f"Error: the job {job.id} was stopped; the same command continues the run"
+    assert (said.code, said.error) == (code, error)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -211,16 +211,17 @@ def find_job(jobs: Sequence[ClusterJob], name: str, url: str) -> ClusterJob:
     """The job of that id, or the newest that drives the run of that name.
 
     Raises:
-        JobGoneError: there is none; names the nearest.
+        JobGoneError: there is none; names the nearest of those that `nasctl jobs` lists.
     """
     found = [job for job in jobs if job.id == name] or [job for job in jobs if job.run == name]
     if found:
         return found[-1]
-    if not jobs:
+    listed = [job for job in jobs if job.metadata.get(KIND) != FETCH]
+    if not listed:
         raise JobGoneError(
             f"unknown job {name!r}: nothing was submitted to {url} since its head started"
         )
-    by_name = {name: job.id for job in jobs for name in (job.run, job.id) if name is not None}
+    by_name = {name: job.id for job in listed for name in (job.run, job.id) if name is not None}
     guess = nearest(name, by_name)
     hint = f"did you mean {by_name[guess]!r}?" if guess else "nasctl jobs lists what there is"
     raise JobGoneError(f"{unknown('job', name, ())}; {hint}")

@@ -299,5 +299,10 @@ def test_a_job_is_found_by_id_by_run_and_by_likeness() -> None:
     )
     with pytest.raises(JobGoneError, match="nasctl jobs lists"):
         find_job(jobs, "?", "u")
-    with pytest.raises(JobGoneError, match="nothing was submitted to u"):
-        find_job([], "toy", "u")
+    fetches = [job("nasctl-fetch-nope-3df9bb", metadata={"nasctl.kind": "fetch"})]
+    with pytest.raises(JobGoneError, match="'nope'; nasctl jobs lists"):
+        find_job([*jobs, *fetches], "nope", "u")
+    assert find_job(fetches, "nasctl-fetch-nope-3df9bb", "u") == fetches[0]
+    for none in ([], fetches):
+        with pytest.raises(JobGoneError, match="nothing was submitted to u"):
+            find_job(none, "nope", "u")

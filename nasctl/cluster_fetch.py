@@ -56,10 +56,10 @@ def find_source(cluster: Cluster, name: str) -> Source:
     try:
         job = find_job(jobs, name, cluster.url)
     except JobGoneError:
-        folder, _, run = name.rstrip("/").rpartition("/")
+        folder, slash, run = name.rstrip("/").rpartition("/")
         if name_problem(run) is not None or (folder and not folder.startswith("/")):
             raise
-        return Source(run=run, output_dir=folder)
+        return Source(run=run, output_dir=folder or slash)  # that of /toy is /
     if job.run is None:
         raise EnvironmentProblemError(f"{job.id}: a job that nasctl did not submit has no run")
     return Source(run=job.run, output_dir=job.output_dir)

@@ -166,7 +166,9 @@ def prepare_verification(
     """
     kept, notes = _own_settings(overrides)
     files = _plugins(plugins, root, notes)
-    place = f"{output_dir}/{run}" if output_dir else ForShell(f'"{HEAD_RUNS}"/{shlex.quote(run)}')
+    place = f"{output_dir.rstrip('/')}/{run}"
+    if not output_dir:
+        place = ForShell(f'"{HEAD_RUNS}"/{shlex.quote(run)}')
     arguments = ["verify", *_flags(plugins, fresh=fresh, as_json=as_json), "--", place]
     arguments += [*kept, *(f"{k}={v}" for k, v in OWN_KEYS.items())]
     return Submission(

@@ -196,8 +196,9 @@ def test_a_name_means_a_job_a_run_or_a_folder_of_the_head(cluster: LocalCluster)
     assert found("older") == ("older", "")
     assert found("/runs/older") == ("older", "/runs")
     assert found("/runs/older/") == ("older", "/runs")
+    assert found("/older") == ("older", "/")
     with pytest.raises(EnvironmentProblemError, match="has no run"):
         found("raysubmit_1")
-    for name in ("runs/toy", "../toy", "a b", ""):
+    for name in ("runs/toy", "../toy", "a b", "", "/"):
         with pytest.raises(JobGoneError):
             found(name)

@@ -289,6 +289,7 @@ def test_a_verification_is_of_the_head_s_run(desk: Path) -> None:
     ]
     assert "/h/nasctl-runs/toy" in words(prepared("").entrypoint("i", "c"), desk, HOME="/h")
     assert "/data/x y/toy" in words(prepared("/data/x y").entrypoint("i", "c"), desk)
+    assert "/toy" in words(prepared("/").entrypoint("i", "c"), desk)
 
 
 def test_an_argument_that_is_no_text_is_refused() -> None:

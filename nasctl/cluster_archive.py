@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from nasctl.environment import head_runs
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.files import sha256, write_json, write_text
 from nasctl.kept_files import OF_VERIFICATION, PROMISED_CSV, VERDICTS, VERIFIED, VERIFIED_JSON
@@ -317,4 +318,4 @@ def runs_folder(output_dir: str, environment: Mapping[str, str]) -> Path:
         raise ConfigError(f"--output-dir={output_dir}: expected an absolute path of the head")
     if output_dir:
         return Path(output_dir)
-    return Path(environment.get("NASCTL_RUNS") or Path(environment.get("HOME", "/"), "nasctl-runs"))
+    return head_runs(environment)

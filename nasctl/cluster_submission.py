@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nasctl.config.load import Loaded
 
 HEAD_RUNS = "${NASCTL_RUNS:-$HOME/nasctl-runs}"
-"""Read by the shell on the head; see `nasctl.cluster_archive.runs_folder`."""
+"""Read by the shell on the head; see `nasctl.environment.head_runs`."""
 JOB_VARIABLE = "NASCTL_JOB"
 COMMAND_VARIABLE = "NASCTL_COMMAND"
 OWN_KEYS = {"executor": "ray", "executor.address": "auto"}

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def describe_environment() -> dict[str, str]:
     if commit := git_commit():
         found["git_commit"] = commit
     return found
+
+
+def head_runs(environment: Mapping[str, str]) -> Path:
+    """Where the head of a cluster keeps the runs that were submitted: a folder of its own."""
+    return Path(environment.get("NASCTL_RUNS") or Path(environment.get("HOME", "/"), "nasctl-runs"))
 
 
 def cache_directory() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from nasctl import kept_files
 from nasctl.compute import compute_json, read_verification
 from nasctl.compute_study import study_compute
+from nasctl.environment import head_runs
 from nasctl.errors import EnvironmentProblemError, nearest
 from nasctl.fidelity import HalvingSettings
 from nasctl.front import (
@@ -35,7 +37,7 @@ def find_run(run: str | Path) -> Path:
     """The folder of a run, from its path.
 
     Raises:
-        EnvironmentProblemError: there is no ledger in it; names the nearest run beside it.
+        EnvironmentProblemError: no ledger in it; names one beside it, or in the head's folder.
     """
     path = Path(run)
     if path.name == LEDGER:
@@ -46,7 +48,9 @@ def find_run(run: str | Path) -> Path:
     if not runs and Path("runs").is_dir():
         runs = [p.parent for p in sorted(Path("runs").glob(f"*/{LEDGER}"))]
     by_name = {p.name: p for p in runs}
-    guess = by_name.get(path.name) or by_name.get(nearest(path.name, by_name) or "")
+    there = head_runs(os.environ) / path.name
+    guess = by_name.get(path.name) or (there if os.path.isfile(there / LEDGER) else None)
+    guess = guess or by_name.get(nearest(path.name, by_name) or "")
     hint = f"; runs: {', '.join(map(str, runs))}" if runs else ""
     if guess:
         hint = f"; did you mean {guess}?"

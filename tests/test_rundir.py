@@ -121,3 +121,31 @@ def test_a_run_is_found_by_its_path_and_guessed_by_its_name(
             find_run(slip)
     with pytest.raises(EnvironmentProblemError, match="no run here"):
         find_run("/nowhere/at/all")
+
+
+def test_a_run_of_the_head_is_guessed_by_its_whole_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a cluster's container, whose working directory is not the folder for runs."""
+    for place in ("head/first", "home/nasctl-runs/second", "desk/runs/firsts"):
+        with opened(tmp_path / place, seed=1):
+            pass
+    monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NASCTL_RUNS", str(tmp_path / "head"))
+
+    def said(run: str) -> str:
+        with pytest.raises(EnvironmentProblemError) as error:
+            find_run(run)
+        return str(error.value)
+
+    no_run = "no run here (no ledger.sqlite)"
+    assert said("first") == f"first: {no_run}; did you mean {tmp_path}/head/first?"
+    assert said("firs").endswith("; did you mean runs/firsts?")
+    assert said("elsewhere/first").endswith(f"; did you mean {tmp_path}/head/first?")
+    assert str(tmp_path) not in said("second")
+    monkeypatch.delenv("NASCTL_RUNS")
+    assert said("second").endswith(f"; did you mean {tmp_path}/home/nasctl-runs/second?")
+    with opened(tmp_path / "desk" / "runs" / "second", seed=1):
+        pass
+    assert said("second").endswith("; did you mean runs/second?"), "what is here comes first"

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasctl.cluster_files import check_size, named_files
 from nasctl.errors import ConfigError
@@ -127,6 +127,8 @@ def prepare(
         raise ConfigError(
             f"evaluator=replay: it trains nothing: run it here: nasctl search {config}"
         )
+    if not ablate:
+        _check_data(loaded.resolved)
     name, files = _config_files(loaded)
     files = _together(files, _plugins(plugins, root, notes), named_files(loaded.resolved, root))
     check_size(files)
@@ -236,6 +238,17 @@ def _load(config: str, overrides: Sequence[str], *, ablate: bool) -> Loaded:
             f"{config}: this study trains nothing: run it here: nasctl ablate {config}"
         )
     return load_ablation(config, overrides)
+
+
+def _check_data(resolved: Mapping[str, Any]) -> None:
+    """The options of a packaged data set, which is on the cluster; those of plugins are not known
+    here, and each arm of a study may have its own."""
+    from nasctl.data import DATASETS, check_dataset_options
+
+    options = dict(resolved["data"])
+    name = options.pop("name")
+    if resolved["evaluator"] == "train" and name in DATASETS:
+        check_dataset_options(name, options)
 
 
 def _config_files(loaded: Loaded) -> tuple[str, dict[PurePosixPath, Path]]:

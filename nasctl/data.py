@@ -266,6 +266,39 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 
 
+def check_dataset_options(
+    name: str,
+    options: Mapping[str, object],
+    datasets: Mapping[str, Callable[..., Dataset]] = DATASETS,
+) -> None:
+    """Whether a data set can be asked for with these options; reads nothing.
+
+    Args:
+        name, options, datasets: see `load_dataset`.
+
+    Raises:
+        ConfigError: unknown name, or unknown or missing options: all of them at once.
+    """
+    if name not in datasets:
+        raise ConfigError(f"data.name: {unknown('data set', name, datasets)}")
+    parameters = inspect.signature(datasets[name]).parameters.values()
+    taken = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    none = "" if taken else " (it takes none)"
+    problems = [
+        f"data.{key}: {unknown(f'option of {name}', key, taken)}{none}"
+        for key in options
+        if key not in taken and not open_ended
+    ]
+    problems += [
+        f"data.{key}: missing (required by {name})"
+        for key, p in taken.items()
+        if p.default is p.empty and key not in options
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 def load_dataset(
     name: str,
     options: Mapping[str, object],
@@ -281,24 +314,8 @@ def load_dataset(
     Raises:
         ConfigError: unknown name, unknown or missing options, or unusable data.
     """
-    if name not in datasets:
-        raise ConfigError(f"data.name: {unknown('data set', name, datasets)}")
-    function = datasets[name]
-    parameters = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        problems = [
-            f"data.{key}: {unknown(f'option of {name}', key, parameters)}"
-            for key in options
-            if key not in parameters
-        ]
-        problems += [
-            f"data.{key}: missing (required by {name})"
-            for key, p in parameters.items()
-            if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and key not in options
-        ]
-        if problems:
-            raise ConfigError(problems)
-    dataset = function(**options)
+    check_dataset_options(name, options, datasets)
+    dataset = datasets[name](**options)
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"data.name: {name} gave {type(dataset).__name__}, expected a Dataset")
     return dataset

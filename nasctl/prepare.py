@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasctl import pareto
 from nasctl.arch import Architecture, Cost, Opaque
-from nasctl.data import Dataset, declared_shape
+from nasctl.data import Dataset, check_dataset_options, declared_shape
 from nasctl.errors import ConfigError, SpecError, unknown
 from nasctl.evaluate import CHECKPOINTS, FineTuning, TrainingJob
 from nasctl.halving import objective_problems
@@ -96,6 +96,7 @@ def load_problem(
     )
     if config.evaluator == "train" or needs_shape:
         load = registry.lookup("datasets", "data.name", config.data.name)
+        check_dataset_options(config.data.name, config.data.options, registry.datasets)
         declared = None
         if allow_no_data or config.evaluator == "replay":
             declared = declared_shape(config.data.name, config.data.options)

@@ -109,6 +109,16 @@ def test_a_packaged_configuration_needs_no_file(own_folder: Path) -> None:
     assert study.arguments[0] == "ablate"
 
 
+def test_options_of_data_are_checked_here_where_they_are_known(own_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^data.path: unknown option of fashion_mnist_12k 'pa"):
+        prepared("mbv2_space", ["data=fashion_mnist_12k", "+data.path=/data/pics"])
+    with pytest.raises(ConfigError, match=r"^data.pth: .*; did you mean 'path'\?"):
+        prepared("mbv2_space", ["data=cifar10", "data.path=/data/pics", "+data.pth=/data/pics"])
+    theirs = ["data=image_folder", "data.path=/data/pics"]  # on the cluster, and not here
+    assert set(theirs) < set(prepared("mbv2_space", theirs).arguments)
+    assert prepared("mbv2_space", ["data.name=of_a_plugin", "+data.any=1"], ["plug"]).run
+
+
 def test_files_that_the_command_line_chooses_are_sent(desk: Path) -> None:
     (desk / "sub").mkdir()
     (desk / "toy.yaml").rename(desk / "sub" / "toy.yaml")

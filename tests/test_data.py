@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 import yaml
 
+from nasctl.ablation.build import prepare_study
+from nasctl.config import load_ablation, load_config
 from nasctl.data import (
     DATASETS,
     FASHION_MNIST_CLASSES,
     _digits_of_sklearn,
+    check_dataset_options,
     load_dataset,
     stratified_split,
 )
 from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.plugins import load_plugins
+from nasctl.prepare import load_problem
 from tests.data_samples import IDX, ROOT, rng, tiny
 
 # The value
@@ -195,6 +200,40 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EnvironmentProblemError, match=r"data=digits: scikit-learn's .*gz"):
         load_dataset("digits", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("fashion_mnist_12k", {"path": "/data"},
+         "data.path: unknown option of fashion_mnist_12k 'path' (it takes none)"),
+        ("digits", {"splitseed": 1}, "data.splitseed: unknown option of digits 'splitseed'; did "
+         "you mean 'split_seed'? (known: split_seed)"),
+        ("cifar10", {}, "data.path: missing (required by cifar10)"),
+        ("digit", {}, "data.name: unknown data set 'digit'; did you mean 'digits'? (known: "),
+        ("mine", {"any": 1}, "data.num: missing (required by mine)"),
+    ],
+)  # fmt: skip
+def test_options_are_checked_without_reading(
+    name: str, options: dict[str, object], problem: str
+) -> None:
+    def mine(num: int, **rest: object) -> object:
+        pytest.fail("read")
+
+    with pytest.raises(ConfigError) as error:
+        check_dataset_options(name, options, {**DATASETS, "mine": mine})  # type: ignore[dict-item]
+    assert len(error.value.problems) == 1
+    assert error.value.problems[0].startswith(problem)
+
+
+def test_a_search_and_a_study_name_the_data_set_that_does_not_take_an_option() -> None:
+    said = "data.path: unknown option of digits 'path'"
+    wrong = ["data=digits", "data.path=/x"]
+    nothing = load_plugins([])
+    with pytest.raises(ConfigError, match=said):
+        load_problem(load_config("mbv2_space", wrong).config, nothing, allow_no_data=True)
+    with pytest.raises(ConfigError, match=said):
+        prepare_study(load_ablation("linear_bottleneck", wrong).config, nothing, lambda *_: [])
 
 
 def test_plugin_data_sets() -> None:

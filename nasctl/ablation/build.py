@@ -26,6 +26,7 @@ from nasctl.ablation.claims import Claim, parse_claim
 from nasctl.ablation.study import Comparison, Rates, Study
 from nasctl.arch import Architecture, Cost, Opaque, Shape
 from nasctl.blocktable import BlockTable
+from nasctl.data import check_dataset_options
 from nasctl.dataset import Dataset
 from nasctl.effects import designs
 from nasctl.environment import cache_directory
@@ -79,6 +80,7 @@ def prepare_study(
         if key not in datasets:
             options = {k: v for k, v in data.items() if k != "name"}
             factory = registry.lookup("datasets", "data.name", str(data["name"]))
+            check_dataset_options(str(data["name"]), options, registry.datasets)
             loaded: Dataset = call_factory(factory, options, key="data")
             datasets[key] = loaded.without_test()
         return datasets[key]

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from nasctl.samplers.known_cost.gp import Array
-from nasctl.samplers.known_cost.improvement import CUT, expected_improvement, front_of
+from nasctl.samplers.known_cost.improvement import (
+    CUT,
+    Index,
+    expected_improvement,
+    front_of,
+)
 from nasctl.samplers.known_cost.pool import Candidate
 from nasctl.samplers.known_cost.posterior import Prediction
 from nasctl.samplers.known_cost.scale import Scale
-
-Index = npt.NDArray[np.intp]
 
 LEVELS = 8  # of the front, for a first look at all candidates
 SCREENED = 400  # candidates that are left by it, for a look at the believed front

@@ -93,6 +93,24 @@ def test_psi_is_the_expected_excess(psi, transform, t: float) -> None:
     assert found == pytest.approx(excess.mean(), abs=5 * excess.std() / len(y) ** 0.5)
 
 
+@pytest.mark.parametrize("k", [0, 1, 2, 3])
+@pytest.mark.parametrize("most", [None, 2])
+def test_no_candidates_gain_nothing(k: int, most: int | None) -> None:
+    scores, costs, _, reference = problem(3, max(k, 1))
+    found = expected_improvement(
+        np.empty(0),
+        np.empty(0),
+        np.empty((0, k)),
+        front_scores=scores,
+        front_costs=costs[:, :k],
+        reference_score=0.0,
+        reference_costs=reference[:k],
+        psi=psi_normal,
+        most=most,
+    )
+    assert found.shape == (0,)
+
+
 def test_without_costs_it_is_the_expected_improvement_over_the_best() -> None:
     best, mean, sd = 0.6, 0.5, 0.2
     found = expected_improvement(

@@ -6,14 +6,14 @@
         --reference accuracy=0.8 --samplers random,tpe,nsga2,known_cost --seeds 10
 
 Prints the mean hypervolume after some trials, over that of the whole table, with the worst seed in
-brackets, and the median time of a proposal; with --versus the paired difference to another sampler
-and its one-sided 95 % bound. A configuration is never evaluated twice unless a sampler asks for
-another seed: samplers are asked up to 20 times for a new one, then one is drawn at random, as in a
-search. `--window` trials are in flight: their results are not known when the next is proposed,
-their choices are. With --noise, results are told with an error, and the front that they declare
-(means over the seeds of a network) is scored by the table. --plot draws all curves with their
-quartiles. The samplers botorch and botorch_hamming, which are slow, are there where BoTorch is
-installed, which nasctl does not need.
+brackets, and the median time of a proposal: of all, and of the last 20 at each point. With --versus
+the paired difference to another sampler and its one-sided 95 % bound. A configuration is never
+evaluated twice unless a sampler asks for another seed: samplers are asked up to 20 times for a new
+one, then one is drawn at random, as in a search. `--window` trials are in flight: their results are
+not known when the next is proposed, their choices are. With --noise, results are told with an
+error, and the front that they declare (means over the seeds of a network) is scored by the table.
+--plot draws all curves with their quartiles. The samplers botorch and botorch_hamming, which are
+slow, are there where BoTorch is installed, which nasctl does not need.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from nasctl.samplers import SAMPLERS, Observation, SamplerContext, create_sample
 
 ATTEMPTS = 20
 MAX_SEEDS = 3
+RECENT = 20
+"""Proposals before a point whose median time is printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,14 @@ def names(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
+def print_times(runs: Sequence[Sequence[float]], at: Sequence[int]) -> None:
+    """The median of the last proposals before each of `at`. Those that were turned away count as
+    well, so with some samplers they are of a little earlier."""
+    lately = [[s for seconds in runs for s in seconds[n - RECENT : n]] for n in at]
+    cells = [f"{1e3 * statistics.median(part):.1f} ms" for part in lately]
+    print(f"{'':<22}" + "".join(f"{c:>16}" for c in cells), flush=True)
+
+
 def print_gaps(curves: Mapping[str, np.ndarray], versus: str, shown: Sequence[int]) -> None:
     """Paired differences to `versus`, each with its lower 95 % bound."""
     from scipy.stats import t
@@ -230,6 +240,7 @@ def main(
             print(
                 f"{name:<22}" + "".join(f"{c:>16}" for c in cells) + f"{spent:>10.2f}", flush=True
             )
+            print_times([times for _, times in runs], [at[i] for i in shown])
     if args.versus:
         print_gaps(curves, args.versus, shown)
     if args.plot:

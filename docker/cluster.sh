@@ -19,7 +19,11 @@ compose() {
     fi
 }
 
-refuse() { echo "$*" >&2; exit "${status:-2}"; }
+refuse() {  # EXIT_CODE TEXT...
+    local code=$1; shift
+    echo "$*" >&2
+    exit "$code"
+}
 
 setting() {  # NAME: from the environment, else from .env; nothing where it is in neither
     if [ -n "${!1+set}" ]; then echo "${!1}"
@@ -47,11 +51,11 @@ container_uid() {
 # A new secret opens nothing that was closed with the old one.
 check_secrets() {
     if ! [ -s "$secrets/ray_token" ] && [ "$(running ray-head)" != 0 ]; then
-        refuse "$secrets/ray_token is gone, and the cluster runs with it: put it back, or make" \
+        refuse 2 "$secrets/ray_token is gone, and the cluster runs with it: put it back, or make" \
             "cluster-down and make cluster-up for a new one"
     fi
     if ! [ -s "$secrets/postgres_password" ] && has_database; then
-        refuse "$secrets/postgres_password is gone, and the database asks for it: put it back, or set" \
+        refuse 2 "$secrets/postgres_password is gone, and the database asks for it: put it back, or set" \
             "a new one (docs/cluster.md, Who can do what)"
     fi
 }
@@ -64,7 +68,7 @@ check_login() {
     now="$(docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$id" |
         sed -n 's/^MLFLOW_AUTH=//p')"
     if [ "$now" = basic ] && [ -z "$(setting NASCTL_MLFLOW_AUTH)" ]; then
-        refuse "NASCTL_MLFLOW_AUTH: MLflow asks for a login and would not any more; write" \
+        refuse 2 "NASCTL_MLFLOW_AUTH: MLflow asks for a login and would not any more; write" \
             "NASCTL_MLFLOW_AUTH=basic into .env to keep it, or NASCTL_MLFLOW_AUTH=none to end it"
     fi
 }
@@ -84,9 +88,10 @@ start() {  # WORKERS
 }
 
 search() {  # CONFIG ARGS...
-    if [ "$(running ray-head)" = 0 ]; then status=4 refuse "the cluster is not up: make cluster-up"; fi
+    if [ $# = 0 ]; then refuse 2 "search: no CONFIG given"; fi
+    if [ "$(running ray-head)" = 0 ]; then refuse 4 "the cluster is not up: make cluster-up"; fi
     if [ -f "$1" ] && ! [[ "$(realpath "$1")" = "$PWD/conf/"* ]]; then
-        refuse "CONFIG=$1: this search sees nothing but conf/: put the file there, or submit it from" \
+        refuse 2 "CONFIG=$1: this search sees nothing but conf/: put the file there, or submit it from" \
             "the host: RAY_AUTH_TOKEN_PATH=$secrets/ray_token nasctl submit $1"
     fi
     compose run --rm nasctl submit "$@"

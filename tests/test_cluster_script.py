@@ -117,6 +117,7 @@ def test_too_few_open_files_are_named(engine: Engine) -> None:
 def test_a_search_without_a_cluster_or_with_a_file_that_it_cannot_see(engine: Engine) -> None:
     code, said = engine.run("search", "conf/space.yaml")
     assert (code, said) == (4, "the cluster is not up: make cluster-up\n")
+    assert engine.run("search") == (2, "search: no CONFIG given\n")
     engine.has("ray-head")
     (engine.checkout / "my.yaml").touch()
     code, said = engine.run("search", "my.yaml", "trials=2")

@@ -33,6 +33,29 @@ def situation(seed: int, k: int) -> tuple[Prediction, np.ndarray, np.ndarray, Ta
     return prediction, costs[:CANDIDATES], costs[CANDIDATES:], target
 
 
+def gains_against(
+    *,
+    members: np.ndarray,
+    scores: np.ndarray,
+    prediction: Prediction,
+    costs: np.ndarray,
+    points: np.ndarray,
+    target: Target,
+    most: int | None = None,
+) -> np.ndarray:
+    return expected_improvement(
+        prediction.mean,
+        prediction.sd,
+        costs,
+        front_scores=scores[members],
+        front_costs=points[members],
+        reference_score=target.score,
+        reference_costs=target.costs,
+        psi=target.scale.psi,
+        most=most,
+    )
+
+
 def gains_of_all(
     prediction: Prediction, costs: np.ndarray, points: np.ndarray, target: Target, seed: int
 ) -> np.ndarray:
@@ -41,15 +64,13 @@ def gains_of_all(
         scores = target.scores(drawn)
         members = front_of(scores, points)
         assert len(members) > 10, "the front is too short to be a test"
-        total += expected_improvement(
-            prediction.mean,
-            prediction.sd,
-            costs,
-            front_scores=scores[members],
-            front_costs=points[members],
-            reference_score=target.score,
-            reference_costs=target.costs,
-            psi=target.scale.psi,
+        total += gains_against(
+            members=members,
+            scores=scores,
+            prediction=prediction,
+            costs=costs,
+            points=points,
+            target=target,
         )
     return total / SAMPLES
 
@@ -83,15 +104,13 @@ def test_more_levels_are_nearer_and_few_keep_the_best(k: int) -> None:
     members = front_of(scores, points)
 
     def gains(most: int | None) -> np.ndarray:
-        return expected_improvement(
-            prediction.mean,
-            prediction.sd,
-            costs,
-            front_scores=scores[members],
-            front_costs=points[members],
-            reference_score=target.score,
-            reference_costs=target.costs,
-            psi=target.scale.psi,
+        return gains_against(
+            members=members,
+            scores=scores,
+            prediction=prediction,
+            costs=costs,
+            points=points,
+            target=target,
             most=most,
         )
 

@@ -78,8 +78,8 @@ def free_volumes(
     if costs.shape[1] > CUT:
         return _means(_free_volumes_beyond(costs, front_costs, reference), starts)
     # Left of all candidates the front may be taken for a simpler one.
-    cut = np.maximum(front_costs, costs.min(axis=0, initial=np.inf))
-    return _Cells(cut, reference, starts).volumes(costs)
+    seen = np.maximum(front_costs, costs.min(axis=0, initial=np.inf))
+    return _Cells(seen, reference, starts).volumes(costs)
 
 
 def _means(levels: Array, starts: Index | None) -> Array:

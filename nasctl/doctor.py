@@ -19,7 +19,7 @@ import numpy as np
 from nasctl import doctor_outside, doctor_study, doctor_verified, pareto
 from nasctl.candidates import Priced
 from nasctl.doctor_outside import NotCheckedError, Patient
-from nasctl.errors import EnvironmentProblemError
+from nasctl.errors import EmptyLedgerError, EnvironmentProblemError
 from nasctl.front import Entry, count_states
 from nasctl.ledger import Ledger
 from nasctl.records import LEDGER, RunRecords
@@ -79,14 +79,14 @@ def examine(directory: Path) -> Diagnosis:
         damage = _damage(directory)
         records = RunRecords(directory)
         status = records.status  # reads everything, at one moment
+    except EmptyLedgerError as error:
+        if made := _made_by_a_run(directory):
+            return _unread(
+                directory, holder, f"{LEDGER}: there is nothing in it, but {made} is there"
+            )
+        return _unread(directory, holder, str(error), state="not_checked")
     except EnvironmentProblemError as error:
-        why = "the ledger cannot be read"
-        checks = [Check(id="I0", invariant=_SOUND, state="violated", details=(str(error),))]
-        checks += [
-            Check(id=i, invariant=text, state="not_checked", details=(why,))
-            for i, text, _ in _INVARIANTS
-        ]
-        return Diagnosis(run=str(directory), status="UNKNOWN", driver=holder, checks=tuple(checks))
+        return _unread(directory, holder, str(error))
     holder = holder or driver(directory)  # it may have begun, or ended, meanwhile
     patient = Patient(directory=directory, records=records, driver=holder)
     first = Check(
@@ -101,6 +101,28 @@ def examine(directory: Path) -> Diagnosis:
         driver=holder,
         checks=(first, *(_check(patient, *invariant) for invariant in _INVARIANTS)),
     )
+
+
+def _unread(
+    directory: Path,
+    holder: str | None,
+    why: str,
+    state: Literal["violated", "not_checked"] = "violated",
+) -> Diagnosis:
+    """Without a ledger nothing else can be checked."""
+    rest = "the ledger cannot be read" if state == "violated" else "there is no trial yet"
+    others = [
+        Check(id=name, invariant=text, state="not_checked", details=(rest,))
+        for name, text, _ in _INVARIANTS
+    ]
+    first = Check(id="I0", invariant=_SOUND, state=state, details=(why,))
+    return Diagnosis(run=str(directory), status="UNKNOWN", driver=holder, checks=(first, *others))
+
+
+def _made_by_a_run(directory: Path) -> str | None:
+    """Something in the folder that is only written once the ledger has its content."""
+    found = sorted(p.name for p in directory.iterdir() if not p.name.startswith((LEDGER, ".")))
+    return found[0] if found else None
 
 
 def _damage(directory: Path) -> list[str]:

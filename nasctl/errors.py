@@ -57,6 +57,10 @@ class EnvironmentProblemError(NasctlError):
     exit_code = 4
 
 
+class EmptyLedgerError(EnvironmentProblemError):
+    """A ledger without its tables: whoever made the file was cut short in its first moment."""
+
+
 class InterruptedSearchError(NasctlError):
     """SIGINT (130) or SIGTERM (143): everything finished is kept, the same command continues."""
 

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nasctl import ledger_schema
 from nasctl.arch import Architecture, Block, Cost
-from nasctl.errors import EnvironmentProblemError
+from nasctl.errors import EmptyLedgerError, EnvironmentProblemError
 from nasctl.fields import canonical_json
 from nasctl.files import replacing
 from nasctl.ledger_commits import LEFT_UNTOUCHED, Commits, explained
@@ -60,6 +60,7 @@ class Ledger:
 
     Raises:
         EnvironmentProblemError: the file is missing, damaged, or of a newer nasctl.
+        EmptyLedgerError: it has no tables yet, and is only to be read.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Ledger:
     def _check_version(self) -> None:
         version = ledger_schema.version_of(self._db)
         if version == 0:
-            raise EnvironmentProblemError(
+            raise EmptyLedgerError(
                 f"{self.path}: there is nothing in it: its search has not begun, or was cut short "
                 "at once; run the search"
             )

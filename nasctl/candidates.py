@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from nasctl.arch import Architecture, Cost, Scalar
 from nasctl.errors import SpecError
@@ -78,6 +79,24 @@ def training_seed(seed: int, repeat: int) -> int:
 
 def _no_trainings(_arch_id: str) -> int:
     return 0
+
+
+class Source(Protocol):
+    """Where candidates come from; see `CandidateSource`."""
+
+    @property
+    def closest(self) -> Rejection | None: ...
+    def note(self, rejection: Rejection) -> None: ...
+    def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool: ...
+    def find(
+        self,
+        number: int,
+        sampler: Sampler,
+        *,
+        pending: Sequence[Choices],
+        known: Container[str],
+        trainings: Callable[[str], int],
+    ) -> tuple[Candidate | None, list[Rejection], int]: ...
 
 
 class CandidateSource:

@@ -20,12 +20,12 @@ from __future__ import annotations
 import enum
 import itertools
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from nasctl.candidates import Candidate, rejection_observation, training_seed
+from nasctl.candidates import Candidate, Source, rejection_observation, training_seed
 from nasctl.errors import (
     EnvironmentProblemError,
     NasctlError,
@@ -76,24 +76,6 @@ class EngineSettings:
     max_failures: int = 10
 
 
-class Source(Protocol):
-    """Where candidates come from; see `CandidateSource`."""
-
-    @property
-    def closest(self) -> Rejection | None: ...
-    def note(self, rejection: Rejection) -> None: ...
-    def is_ready(self, number: int, trials: Mapping[int, Trial]) -> bool: ...
-    def find(
-        self,
-        number: int,
-        sampler: Sampler,
-        *,
-        pending: Sequence[Choices],
-        known: Container[str],
-        trainings: Callable[[str], int],
-    ) -> tuple[Candidate | None, list[Rejection], int]: ...
-
-
 class Engine:
     """See the module. All calls come from one thread of the driver.
 
@@ -107,6 +89,7 @@ class Engine:
             have begun.
         stop: ends the search early; None: nothing does.
         halving, checkpoints, warn: see `Trainings`.
+        at_last: called once, while the last trainings run: what would take time after them.
         clock: monotonic seconds, for durations.
     """
 
@@ -123,9 +106,11 @@ class Engine:
         stop: MarginalGain | None = None,
         checkpoints: Path | None = None,
         warn: Callable[[str], None] = lambda _: None,
+        at_last: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
+        self._at_last = at_last
         self._settings = settings
         self._source = source
         self._sampler = sampler
@@ -212,7 +197,8 @@ class Engine:
         )
 
     def prefetch(self) -> None:
-        """Makes the next proposal while all workers are busy, so that none has to wait for it.
+        """Makes the next proposal while all workers are busy, so that none has to wait for it;
+        while the last trainings run, what comes after them.
 
         Nothing is written before it is handed out: after a crash it is made again, and the same.
         In the order `async` there is nothing to gain: the results to come may be used.
@@ -226,6 +212,9 @@ class Engine:
             and self._may_propose(number)
         ):
             self._ahead = self._propose(number)
+        elif self._at_last is not None and not self.has_work():
+            at_last, self._at_last = self._at_last, None
+            at_last()
 
     def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Stores one epoch; False: stop this trial, it has diverged or is not worth it."""

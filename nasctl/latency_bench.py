@@ -234,6 +234,13 @@ class Bench:
         return measure_rounds(timers, canary, plan, seed=self._seed)
 
 
+def warm_up() -> None:
+    """Imports and prepares what the first measurement in a process would wait for: seconds."""
+    from nasctl.onnx_runtime import export_onnx
+
+    export_onnx(canary_network(), CANARY_SHAPE)
+
+
 def silent(text: str) -> None:
     """Tells nobody."""
     del text

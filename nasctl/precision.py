@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
+
+
+AMX = "amx_bf16"
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -21,8 +25,18 @@ def bf16_pays(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not may_have_amx():
+        return False
     ask = getattr(torch.cpu, "get_capabilities", None)  # older torch cannot tell: float32
-    return device.type == "cpu" and ask is not None and bool(ask().get("amx_bf16"))
+    return ask is not None and bool(ask().get(AMX))
+
+
+def may_have_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """False where Linux offers processes no AMX in bfloat16; takes no torch to know."""
+    try:
+        return AMX in cpuinfo.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:  # another system
+        return True
 
 
 def effective(amp: str, *, may_use_gpu: bool) -> Literal["bfloat16", "float32"]:
@@ -32,11 +46,15 @@ def effective(amp: str, *, may_use_gpu: bool) -> Literal["bfloat16", "float32"]:
         amp: `auto`, `bf16` or `off`.
         may_use_gpu: whether trainings are given a GPU, where there is one.
     """
-    import torch
+    if amp == "bf16":
+        return "bfloat16"
+    if amp == "off" or not (may_use_gpu or may_have_amx()):
+        return "float32"
+    import torch  # seconds, in which no training begins
 
     on_gpu = may_use_gpu and torch.cuda.is_available()
-    pays = amp == "auto" and bf16_pays(torch.device("cuda" if on_gpu else "cpu"))
-    return "bfloat16" if amp == "bf16" or pays else "float32"
+    pays = bf16_pays(torch.device("cuda" if on_gpu else "cpu"))
+    return "bfloat16" if pays else "float32"
 
 
 def slow_convolutions_in_float32() -> contextlib.AbstractContextManager[object]:

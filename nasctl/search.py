@@ -29,6 +29,7 @@ from nasctl.front import (
 from nasctl.halving import continued
 from nasctl.interrupt import StopRequest
 from nasctl.latency import LatencyTable
+from nasctl.latency_bench import warm_up
 from nasctl.ledger import Ledger
 from nasctl.prepare import Problem
 from nasctl.pricing import (
@@ -167,7 +168,13 @@ class _Search:
         place = latency_place(self._config, executor, self._request.registry)
         continues = self._ledger.meta("latency_table") is not None
         price = self._price(place)
-        engine = self._engine(price, tracking, running.clock_of(executor))
+        measures_here = price.latency is not None and place.node is None
+        engine = self._engine(
+            price,
+            tracking,
+            running.clock_of(executor),
+            at_last=warm_up if measures_here else None,
+        )
         if continues and price.latency is not None and engine.has_work():
             # Another device, or none, is not noticed after hours of training.
             place.check(latency_settings(self._config), price.latency.device, self._display.phase)
@@ -229,7 +236,14 @@ class _Search:
         self._ledger.set_meta(**new)
         return price
 
-    def _engine(self, price: Pricer, tracking: Tracking, clock: Callable[[], float]) -> Engine:
+    def _engine(
+        self,
+        price: Pricer,
+        tracking: Tracking,
+        clock: Callable[[], float],
+        *,
+        at_last: Callable[[], None] | None,
+    ) -> Engine:
         config = self._config
         source = CandidateSource(
             family=self._problem.family,
@@ -283,6 +297,7 @@ class _Search:
             ),
             checkpoints=self._checkpoints,
             warn=self._display.warning,
+            at_last=at_last,
             clock=clock,
         )
 

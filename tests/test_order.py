@@ -310,6 +310,23 @@ def test_the_hash_covers_decisions_in_whatever_order_they_were_made() -> None:
     assert len({expected, *(history_hash([], events) for events in different)}) == 5
 
 
+def test_what_comes_after_the_last_training_is_prepared_once_while_it_runs(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "l", trials=2)
+    calls: list[str] = []
+    engine._at_last = lambda: calls.append("at last")
+    works = [engine.next()]
+    engine.prefetch()
+    assert calls == []  # another training is to come
+    works.append(engine.next())
+    engine.prefetch()
+    engine.prefetch()
+    assert calls == ["at last"]
+    for work in works:
+        assert isinstance(work, Work)
+        train(engine, work)
+    assert engine.next() is Signal.DONE
+
+
 # -- when the executor on Ray asks for proposals ahead --------------------------------------------
 
 
@@ -327,6 +344,19 @@ def test_proposals_are_made_ahead_once_all_workers_train() -> None:
     assert flights.take("c") is Signal.WAIT
     assert calls == ["prefetch"]
     assert flights.error is None
+
+
+def test_a_worker_that_has_only_to_wait_leaves_time_for_what_comes_next() -> None:
+    engine = RecordingEngine(["fine"])
+    calls: list[str] = []
+    engine.prefetch = lambda: calls.append("prefetch")  # type: ignore[method-assign]
+    flights = Flights(engine=engine, workers=2, timeout_s=None)
+    assert isinstance(flights.take("a"), Work)
+    assert flights.take("b") is Signal.WAIT
+    assert calls == []  # the other one has still to be started
+    flights.overdue({"a"})
+    assert flights.take("b") is Signal.WAIT
+    assert calls == ["prefetch"]
 
 
 def test_an_error_while_proposing_ahead_ends_the_run_as_any_other() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,7 @@ def test_other_errors_pass(digits: Dataset) -> None:
 
 
 def test_auto_means_bfloat16_only_with_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "may_have_amx", lambda: True)
     for flags, pays in (({"amx_bf16": True}, True), ({"avx512_bf16": True}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=flags: f, raising=False)
         assert precision.bf16_pays(CPU) is pays
@@ -283,8 +286,32 @@ def test_auto_means_bfloat16_only_with_amx(monkeypatch: pytest.MonkeyPatch) -> N
         assert said == ("bfloat16" if pays else "float32")
         assert precision.effective("bf16", may_use_gpu=False) == "bfloat16"
         assert precision.effective("off", may_use_gpu=False) == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.setattr(precision, "may_have_amx", lambda: False)  # the kernel keeps it back
+    assert precision.bf16_pays(CPU) is False
+    assert precision.effective("auto", may_use_gpu=False) == "float32"
+    monkeypatch.setattr(precision, "may_have_amx", lambda: True)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert precision.bf16_pays(CPU) is False
+
+
+def test_amx_as_linux_tells_it(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("flags\t\t: fpu avx512_bf16 amx_tile amx_bf16 amx_int8\n")
+    assert precision.may_have_amx(told)
+    told.write_text("flags\t\t: fpu avx512_bf16 amx_tile\n")
+    assert not precision.may_have_amx(told)
+    assert precision.may_have_amx(tmp_path / "none")  # not Linux: torch knows
+
+
+def test_the_precision_is_known_without_torch_where_there_is_no_amx() -> None:
+    """Importing it takes seconds, in which no training begins."""
+    code = (
+        "import sys; from nasctl import precision; precision.may_have_amx = lambda: False;"
+        "print(precision.effective('auto', may_use_gpu=False), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["float32", "False"]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ class EngineLike(Protocol):
     def next(self) -> Work | Signal: ...
 
     def prefetch(self) -> None:
-        """To be called while every worker is busy: what takes time before the next `next`."""
+        """To be called while every worker is busy, or has nothing to wait for but others: what
+        takes time before the next `next`, or after the last."""
 
     def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool: ...
 

@@ -76,12 +76,11 @@ class Flights:
         if self._should_end():
             return Signal.DONE
         try:
-            if len(self._flights) >= self.workers:
-                # Not before all of them train: Tune starts workers after it has asked for work.
-                if all(flight.since is not None for flight in self._flights.values()):
-                    self._engine.prefetch()
-                return Signal.WAIT
-            answer = self._engine.next()
+            is_full = len(self._flights) >= self.workers
+            answer = Signal.WAIT if is_full else self._engine.next()
+            # Not before all of them train: Tune starts workers after it has asked for work.
+            if answer is Signal.WAIT and all(f.since is not None for f in self._flights.values()):
+                self._engine.prefetch()
         except Exception as error:  # see the class
             self.error = error
             return Signal.DONE

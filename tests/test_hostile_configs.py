@@ -130,10 +130,18 @@ class TestWhichFile:
         Path("notes.txt").write_text("x")
         Path("folder").mkdir()
         Path("folder/inner.yaml").write_text(BASED)
+        self.expect("minr.yaml", "minr.yaml: no such file; did you mean mine.yaml?")
         self.expect(
-            "minr.yaml", "minr.yaml: no such file; unknown file 'minr.yaml'; did you mean 'min"
+            "folder/iner.yaml", "folder/iner.yaml: no such file; did you mean folder/inner."
         )
-        self.expect("nowhere/x.yaml", "nowhere/x.yaml: no such file")
+        self.expect(
+            "conf/mbv2_space.yaml",
+            "conf/mbv2_space.yaml: no such file; the packaged one goes by its name, mbv2_space",
+        )
+        with pytest.raises(ConfigError, match=r"^nowhere/x\.yaml: no such file$"):
+            load_config("nowhere/x.yaml")
+        with pytest.raises(ConfigError, match=r"^other\.yaml: no such file$"):
+            load_config("other.yaml")
         self.expect("mbv2_spaces", "unknown config 'mbv2_spaces'; did you mean 'mbv2_space'?")
         self.expect("min", "unknown config 'min'; did you mean 'mine.yaml'?")
         self.expect("old.yml", "old.yml: config files end in .yaml; rename it to old.yaml")

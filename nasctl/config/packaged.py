@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nasctl.config.guard import shown
-from nasctl.errors import ConfigError, EnvironmentProblemError, unknown
+from nasctl.errors import ConfigError, EnvironmentProblemError, nearest, unknown
 
 
 def packaged_folder() -> Path:
@@ -64,12 +65,21 @@ def locate(config: str, name: str = "search") -> Path:
     except OSError as error:
         raise ConfigError(f"{shown(config)}: {error.strerror}") from error
     if path.suffix == ".yaml":
-        raise ConfigError(f"{config}: no such file; {unknown('file', path.name, beside)}")
+        raise ConfigError(f"{config}: no such file{_probably(path, beside, names)}")
     other = "ablate" if name == "search" else "search"
     if config in ready_files(other):
         raise ConfigError(f"{config}: is for `nasctl {other} {config}`")
     known = [*names, *(n for n in beside if path.parent == Path())]
     raise ConfigError(unknown("config", config, known))
+
+
+def _probably(path: Path, beside: Iterable[str], names: Container[str]) -> str:
+    """What a file that is not there was meant to be, as the end of a sentence."""
+    if path.stem in names:
+        return f"; the packaged one goes by its name, {path.stem}"
+    stems = {Path(name).stem: name for name in beside}  # that all end alike is no likeness
+    guess = nearest(path.stem, stems)
+    return f"; did you mean {path.with_name(stems[guess])}?" if guess else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ draws, whatever the sampler.
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from nasctl.arch import Architecture, Block, Cost
-from nasctl.errors import ConfigError, EnvironmentProblemError, unknown
+from nasctl.errors import ConfigError, EnvironmentProblemError, SpecError, unknown
+from nasctl.fields import canonical_json
 from nasctl.ledger import Ledger
 from nasctl.records import LEDGER, find_run
 from nasctl.space import Choices, Family
@@ -54,6 +57,16 @@ class Recording:
     def cost(self, architecture: Architecture) -> Cost:
         return self.networks[architecture.id][0].cost
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of everything that a replay tells: more trainings lead the same choices elsewhere."""
+        told = [
+            [t.arch_id, dict(t.choices), t.seed, dict(t.cost), t.seconds]
+            + [[e.epoch, dict(e.metrics)] for e in t.evaluations]
+            for t in self.trials
+        ]
+        return hashlib.sha256(canonical_json(told).encode()).hexdigest()
+
 
 def load_recording(
     run: str, block_types: Mapping[str, type[Block]], config: Mapping[str, Any]
@@ -66,22 +79,28 @@ def load_recording(
         config: resolved, of the search that replays.
 
     Raises:
-        ConfigError: there is no such run, nothing of it is finished, it searched something else, or
-            its trainings do not report an objective.
+        ConfigError: there is no such run, it is no search or damaged, nothing of it is finished, it
+            searched something else, or its trainings do not report an objective.
     """
     try:
         directory = find_run(run)
         ledger = Ledger(Path(directory) / LEDGER, block_types, readonly=True)
+        try:
+            trials = [t for t in ledger.trials() if t.state is State.COMPLETE]
+            recorded = ledger.meta("config", {})
+            images = ledger.meta("validation_images")
+            is_verification = ledger.meta("verification") is not None
+        finally:
+            ledger.close()
     except EnvironmentProblemError as error:
         raise ConfigError(f"replay.run: {error}") from None
-    try:
-        trials = [t for t in ledger.trials() if t.state is State.COMPLETE]
-        recorded = ledger.meta("config", {})
-        images = ledger.meta("validation_images")
-    finally:
-        ledger.close()
+    if is_verification or (isinstance(recorded, Mapping) and "factors" in recorded):
+        kind = "a verification" if is_verification else "a study"
+        raise ConfigError(f"replay.run: {run}: {kind}; only a search can be replayed")
     if not trials:
         raise ConfigError(f"replay.run: {run}: no finished training in it")
+    if (damage := next(_damage(trials, recorded, images), None)) is not None:
+        raise ConfigError(f"replay.run: {run}: {damage}; see nasctl doctor {run}")
     problems = list(_differences(run, recorded, config))
     metrics = set.intersection(*(set(t.metrics) for t in trials))
     problems += [
@@ -94,12 +113,34 @@ def load_recording(
     return Recording(trials=tuple(trials), validation_images=images)
 
 
+def _damage(trials: Sequence[Trial], recorded: object, images: object) -> Iterator[str]:
+    """What nasctl would not have written, so that nobody stumbles over it later."""
+    sections = recorded if isinstance(recorded, Mapping) else {}
+    if not all(isinstance(sections.get(name), Mapping) for name in ("space", "data", "recipe")):
+        yield "its ledger does not say what was searched"
+    if not isinstance(images, int | None):
+        yield f"its ledger has {images!r} validation images"
+    for trial in trials:
+        if not trial.evaluations:
+            yield f"trial {trial.number} is COMPLETE and reported nothing"
+        if trial.cost.keys() != trials[0].cost.keys():
+            yield f"trial {trial.number} has other costs than trial {trials[0].number}"
+        told = [*trial.metrics.items(), *trial.cost.items(), ("seconds", trial.seconds)]
+        told += [item for e in trial.evaluations for item in e.metrics.items()]
+        for name, value in told:
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                yield f"trial {trial.number} has {name}={value!r}"
+        if trial.seconds < 0:
+            yield f"trial {trial.number} took {trial.seconds:g} s"
+
+
 def _differences(run: str, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """What makes the results of the run those of other networks or trainings."""
     for path in ("space", "data", "recipe.epochs"):
-        was, now = recorded, config
+        was: Any = recorded
+        now: Any = config
         for part in path.split("."):
-            was, now = was[part], now[part]
+            was, now = was.get(part), now[part]
         if _plain(was) != _plain(now):
             shown = f": {was}, here {now}" if path == "recipe.epochs" else ""
             yield (
@@ -115,9 +156,14 @@ def _plain(value: Any) -> Any:
 
 
 def replayed_family(family: Family, recording: Recording) -> Family:
-    """The same choices, but every one of them leads to a network that was trained."""
+    """The same choices, but every one of them leads to a network that was trained.
+
+    Raises:
+        ConfigError: a recorded training has choices that the space does not have.
+    """
     known: dict[str, tuple[Choices, Architecture]] = {}
     for trial in recording.trials:
+        _check_choices(family, trial)
         known.setdefault(trial.arch_id, (trial.choices, trial.architecture))
     networks: Sequence[tuple[Choices, Architecture]] = list(known.values())
     nearest = Nearest(family.space, [choices for choices, _ in networks])
@@ -133,6 +179,14 @@ def replayed_family(family: Family, recording: Recording) -> Family:
         cost=recording.cost,
         count_networks=lambda: len(networks),
     )
+
+
+def _check_choices(family: Family, trial: Trial) -> None:
+    try:
+        family.space.validate(trial.choices)
+    except SpecError as error:
+        problem = f"trial {trial.number} is not of this space: {error.problems[0]}"
+        raise ConfigError(f"replay.run: {problem}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from nasctl.replay import Recording, load_recording, replayed_family
 from nasctl.samplers import check_options
 from nasctl.space import Family
 from nasctl.trial import EXACT_METRICS, Objectives
-from search_spaces.table import result_metrics
+from search_spaces.table import read_table, result_metrics
 
 if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
@@ -56,6 +56,15 @@ class Problem:
         if self.recording is not None:
             return self.recording.validation_images
         return len(self.dataset.val_labels) if self.dataset is not None else None
+
+    @property
+    def results(self) -> str | None:
+        """A fingerprint of the results that are told in the place of training; None: none are."""
+        if self.recording is not None:
+            return self.recording.fingerprint
+        if self.family_name != "table":
+            return None
+        return read_table(**self.family_options).fingerprint
 
     @property
     def has_modules(self) -> bool:
@@ -191,6 +200,29 @@ def check_data(problem: Problem, recorded: str | None) -> None:
     dataset = problem.dataset
     if dataset is not None and recorded not in (None, dataset.fingerprint):
         raise ConfigError(f"data: {dataset.name} has changed since this run began: {OTHER_DATA}")
+
+
+def check_results(config: SearchConfig, problem: Problem, recorded: str | None) -> None:
+    """Whether a run that continues is told the results that it began with.
+
+    Args:
+        recorded: their fingerprint; None: it has none.
+
+    Raises:
+        ConfigError: it would be told others.
+    """
+    if recorded is None or problem.results == recorded:
+        return
+    if problem.recording is None:
+        name = problem.family_options["file"]
+        raise ConfigError(
+            f"space.options.file: {name} has changed since this run began: other rows; put the old "
+            "ones back"
+        )
+    raise ConfigError(
+        f"replay.run: {config.replay.run} has changed since this run began: it has "
+        f"{len(problem.recording.trials)} finished trainings now, which lead to other networks"
+    )
 
 
 def training_job(

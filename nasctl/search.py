@@ -95,6 +95,7 @@ def run_search(request: SearchRequest) -> RunRecords:
         "validation_images": problem.validation_images,
         "data": problem.dataset.fingerprint if problem.dataset is not None else None,
         "init_weights": starting_weights(problem.references),
+        "results": problem.results,
     }
     request = dataclasses.replace(
         request, differences=functools.partial(_differences, request, problem, directory / LEDGER)
@@ -125,11 +126,13 @@ def _differences(
     ledger = Ledger(ledger_path, {}, readonly=True)
     try:
         data, weights = ledger.meta("data"), ledger.meta("init_weights")
+        results = ledger.meta("results")
     finally:
         ledger.close()
     for check in (
         functools.partial(prepare.check_data, problem, data),
         functools.partial(check_weights, problem.references, weights),
+        functools.partial(prepare.check_results, request.config, problem, results),
     ):
         try:
             check()

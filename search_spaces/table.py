@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,12 @@ class Table:
     decisions: Mapping[str, tuple[Scalar, ...]]
     costs: Mapping[Key, Mapping[str, float]]
     results: Mapping[Key, Sequence[Mapping[str, float]]]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of all that is used of the file, as hexadecimal SHA-256."""
+        content = repr((dict(self.decisions), dict(self.costs), dict(self.results)))
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def key(self, architecture: Architecture) -> Key:
         """Of one of its networks."""

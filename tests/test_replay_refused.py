@@ -1,15 +1,19 @@
-"""Runs that cannot be replayed."""
+"""Runs that cannot be replayed, and replays that would not go on as they began."""
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from nasctl.errors import ConfigError
+from nasctl.history import history_hash
+from nasctl.prepare import check_results
 from nasctl.replay import Recording, load_recording, replayed_family
 from tests import toy
+from tests.e2e.command import TABLE, TOY, Desk
 from tests.test_replay import CONFIG, record, trained
 
 
@@ -72,3 +76,35 @@ def test_a_training_of_another_space_is_named() -> None:
     recording = Recording(trials=(trained(3, 1, 1), trained(4, 1, 99)), validation_images=None)
     with pytest.raises(ConfigError, match=r"replay\.run: trial 4 is not of this space: width"):
         replayed_family(toy.toy_family(), recording)
+
+
+def test_a_replay_goes_on_with_the_trainings_that_it_began_with(tmp_path: Path) -> None:
+    """A run that has more trainings by now has another nearest network for the same choices."""
+    desk = Desk(tmp_path, tmp_path / "cache")
+    desk.write("toy.yaml", TOY)
+    desk.write("toy_table.py", TABLE)
+    plugin = ("--plugin", "toy_table")
+    desk.run("search", "toy.yaml", "executor=inline", "trials=5", *plugin)
+    shutil.copytree(tmp_path / "runs/toy", tmp_path / "runs/before")
+    again = ("search", "toy.yaml", "evaluator=replay", "sampler=random", "name=again", *plugin)
+    desk.run(*again, "replay.run=runs/toy", "trials=2")
+    desk.run("search", "toy.yaml", "executor=inline", "trials=12", *plugin)
+    kept = history_hash(desk.trials("again"))
+    _, err = desk.run(*again, "replay.run=runs/toy", "trials=4", code=2)
+    assert "replay.run: " in err
+    assert "/runs/toy has changed since this run began: it has 12 finished trainings now" in err
+    assert history_hash(desk.trials("again")) == kept
+    # As it was it goes on, however its folder is spelt and wherever the command is given.
+    shutil.rmtree(tmp_path / "runs/toy")
+    (tmp_path / "runs/before").rename(tmp_path / "runs/toy")
+    desk.run(*again, "replay.run=runs/../runs/toy/", "trials=4")
+    (tmp_path / "below").mkdir()
+    below = Desk(tmp_path / "below", tmp_path / "cache")
+    shutil.copy(tmp_path / "toy_table.py", tmp_path / "below")
+    config = str(tmp_path / "runs/again/config.yaml")
+    below.run("search", config, "trials=5", f"output_dir={tmp_path / 'runs'}", *plugin)
+    assert len(desk.trials("again")) == 5
+
+
+def test_runs_older_than_the_fingerprint_go_on() -> None:
+    check_results(None, None, None)  # type: ignore[arg-type]

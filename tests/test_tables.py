@@ -256,3 +256,16 @@ def test_a_search_of_a_table_finds_its_front(file: Path) -> None:
         {"cell": "skip", "depth": 2},
     ]
     assert "the space is exhausted after 3 of 100 trials" in err
+
+
+def test_a_search_does_not_go_on_with_other_rows(file: Path) -> None:
+    desk = Desk(file.parent, file.parent)
+    desk.write("known.yaml", CONFIG)
+    run = ("search", "known.yaml", "tracking=none")
+    desk.run(*run, "trials=1")
+    before = file.read_text()
+    file.write_text(before.replace(",60", ",90"))
+    _, err = desk.run(*run, "trials=2", code=2)
+    assert "space.options.file: results.csv has changed since this run began: other rows" in err
+    file.write_text(before + "\n")  # the same rows
+    desk.run(*run, "trials=2")

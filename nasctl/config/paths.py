@@ -30,7 +30,7 @@ def whole_path(text: str) -> str:
 
 
 def with_whole_paths(config: SearchConfig) -> SearchConfig:
-    """The configuration with `data.path` and `init.weights` from the root."""
+    """The configuration with `data.path`, `init.weights` and `replay.run` from the root."""
     options = config.data.options
     update: dict[str, Any] = {}
     if isinstance(given := options.get("path"), str):
@@ -44,12 +44,15 @@ def with_whole_paths(config: SearchConfig) -> SearchConfig:
             else {name: whole_path(file) for name, file in weights.items()}
         )
         update["init"] = config.init.model_copy(update={"weights": whole})
+    if config.replay.run is not None:
+        run = whole_path(config.replay.run)
+        update["replay"] = config.replay.model_copy(update={"run": run})
     return config.model_copy(update=update)
 
 
 def is_path(key: Key) -> bool:
-    """Whether the value of a key is the path of a file whose content decides results."""
-    return key == ("data", "path") or key[:2] == ("init", "weights")
+    """Whether the value of a key is the path of something whose content decides results."""
+    return key in (("data", "path"), ("replay", "run")) or key[:2] == ("init", "weights")
 
 
 def are_compared_by_content(config: Mapping[str, Any]) -> bool:

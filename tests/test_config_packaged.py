@@ -110,6 +110,14 @@ class TestNotes:
         assert load(BASED, "executor.workers=4").notes == ()
         assert load(BASED, "executor=inline", "search.window=1").notes == ()
 
+    def test_of_a_replay_its_own_workers_count(self) -> None:
+        replay = ("evaluator=replay", "replay.run=runs/x")
+        assert load(BASED, *replay, "executor.workers=8", "replay.workers=4").notes == ()
+        for executor in ("ray", "inline"):
+            (note,) = load(BASED, *replay, f"executor={executor}", "replay.workers=5").notes
+            assert "replay.workers=5 is more than search.window=4" in note
+            assert "use search.window=15 or search.order=async" in note
+
     def test_workers_by_the_number_of_cores_count_too(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -254,18 +254,26 @@ def _drop_latency(data: dict[str, Any], composed: Composed) -> list[str]:
 def _notes(config: SearchConfig) -> Iterator[str]:
     if config.search.duplicates == "repeat" and config.search.max_seeds == 1:
         yield "search.duplicates=repeat repeats nothing with search.max_seeds=1"
-    # Without a number there are as many workers as fit on this machine; what fits on a cluster is
-    # known when it is there, and said by its executor.
-    workers = worker_count(config.executor.workers, config.executor.cpus)
-    if config.executor.workers is None and config.executor.address is not None:
-        workers = 1
+    key, workers = _workers(config)
     window = config.search.window
-    is_ray, is_ordered = config.executor.name == "ray", config.search.order == "deterministic"
-    if is_ray and is_ordered and workers > window:
+    if config.search.order == "deterministic" and workers > window:
         yield (
-            f"executor.workers={workers} is more than search.window={window}: the others wait; "
+            f"{key}={workers} is more than search.window={window}: the others wait; "
             f"use search.window={3 * workers} or search.order=async"
         )
     startup = config.sampler.options.get("startup_trials", 0)
     if config.sampler.name in ("tpe", "gp") and config.trials <= startup:
         yield "sampler.startup_trials is not less than trials: every trial is random"
+
+
+def _workers(config: SearchConfig) -> tuple[str, int]:
+    """How many trainings there are at a time, as far as it is known, and the key that says so."""
+    if config.evaluator == "replay":
+        return "replay.workers", config.replay.workers
+    executor = config.executor
+    # Without a number there are as many workers as fit on this machine; what fits on a cluster is
+    # known when it is there, and said by its executor.
+    is_cluster = executor.workers is None and executor.address is not None
+    if executor.name != "ray" or is_cluster:
+        return "executor.workers", 1
+    return "executor.workers", worker_count(executor.workers, executor.cpus)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+MOST_ETA = 10**6
+LONGEST_COOLDOWN = 10.0  # as a fraction of the epochs before it
+
 
 @dataclass(frozen=True, kw_only=True)
 class HalvingSettings:

@@ -66,3 +66,41 @@ def test_impossible_rungs(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("mbv2_space", ["fidelity=halving", *overrides])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "use"),
+    [
+        (["recipe.epochs=9", "fidelity.first=9"], "got 9; use at most 4, or fidelity=full, or at "),
+        (["recipe.epochs=9", "fidelity.first=9"], "at least 18 epochs"),
+        (["recipe.epochs=1"], "got 1; use fidelity=full, or at least 2 epochs"),
+        (["fidelity.cooldown=10"], "got 1; use fidelity=full, or at least 31 epochs"),
+    ],
+)
+def test_the_nearest_rung_that_could_be_is_named(overrides: list[str], use: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("mbv2_space", ["fidelity=halving", *overrides])
+    assert use in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "valid",
+    [
+        ["recipe.epochs=9", "fidelity.first=4"],
+        ["recipe.epochs=18", "fidelity.first=9"],
+        ["recipe.epochs=2"],
+        ["recipe.epochs=31", "fidelity.cooldown=10"],
+    ],
+)
+def test_what_is_named_as_the_nearest_is_accepted(valid: list[str]) -> None:
+    load_config("mbv2_space", ["fidelity=halving", *valid])
+
+
+@pytest.mark.parametrize(
+    "setting", ["cooldown=nan", "cooldown=inf", "cooldown=11", "cooldown=-1", "eta=99999999"]
+)
+def test_a_value_out_of_its_range_is_one_problem(setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("mbv2_space", ["fidelity=halving", "recipe.epochs=9", f"fidelity.{setting}"])
+    (problem,) = caught.value.problems
+    assert f"fidelity.{setting.split('=', maxsplit=1)[0]}: " in problem

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nasctl.config.guard import shown
-from nasctl.fidelity import rung_epochs
+from nasctl.fidelity import LONGEST_COOLDOWN, MOST_ETA, rung_epochs
 
 if TYPE_CHECKING:
     from nasctl.config.compose import Composed
@@ -59,12 +59,7 @@ def halving_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     recipe = data["recipe"]
     epochs = recipe["epochs"]
     if not found:
-        first = data["fidelity"]["first"]
-        yield (
-            ("fidelity", "first"),
-            f"no rung below recipe.epochs={epochs} could save what its cool-down costs, got "
-            f"{first}; use fidelity=full or more epochs",
-        )
+        yield ("fidelity", "first"), _no_rung(epochs, data["fidelity"])
         return
     if not _trains(data):
         return
@@ -91,6 +86,18 @@ def halving_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _no_rung(epochs: int, fidelity: Mapping[str, Any]) -> str:
+    """That there is none, and the largest first rung that could be, or the fewest epochs."""
+    first, each = fidelity["first"], 1 + fidelity["eta"] * fidelity["cooldown"]
+    largest = min(epochs - 1, math.floor(epochs / each + 1e-9))
+    fewest = max(first + 1, math.ceil(first * each - 1e-9))
+    use = f"use at most {largest}, or" if largest >= 1 else "use"
+    return (
+        f"no rung below recipe.epochs={epochs} could save what its cool-down costs, got {first}; "
+        f"{use} fidelity=full, or at least {fewest} epochs"
+    )
+
+
 def _rungs(data: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Of a search with halving; None without, or where the schema complains anyway."""
     fidelity, recipe = data.get("fidelity"), data.get("recipe")
@@ -101,7 +108,9 @@ def _rungs(data: Mapping[str, Any]) -> tuple[int, ...] | None:
     if fidelity.get("name") != "halving" or not all(type(n) is int for n in numbers):
         return None
     first, eta, epochs = numbers
-    if first < 1 or eta < 2 or epochs < 1 or not isinstance(cooldown, int | float):
+    if first < 1 or not 2 <= eta <= MOST_ETA or epochs < 1:
+        return None
+    if not isinstance(cooldown, int | float) or not 0 < cooldown <= LONGEST_COOLDOWN:
         return None
     return rung_epochs(first, eta, epochs, cooldown)
 

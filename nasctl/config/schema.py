@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from nasctl.config.guard import Key
-from nasctl.fidelity import HalvingSettings
+from nasctl.fidelity import LONGEST_COOLDOWN, MOST_ETA, HalvingSettings
 from nasctl.recipe import Recipe, Schedule
 from nasctl.stop_settings import StopSettings
 from nasctl.tracking import password_problem, uri_problem
@@ -159,8 +159,8 @@ class FidelityConfig(Section):
     name: Literal["full", "halving"]
     checkpoint_s: NonNegative | None = 60.0
     first: Count = 1
-    eta: Annotated[int, Field(ge=2, le=10**6)] = 3
-    cooldown: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.3
+    eta: Annotated[int, Field(ge=2, le=MOST_ETA)] = 3
+    cooldown: Annotated[float, Field(gt=0, le=LONGEST_COOLDOWN, allow_inf_nan=False)] = 0.3
     p_stop: BelowOne = 0.05
     min_pairs: Annotated[int, Field(ge=3, le=10**6)] = 6
     control_every: CountOrZero = 10

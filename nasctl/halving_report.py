@@ -80,16 +80,30 @@ def halving_json(
     }
 
 
+SILENT = "no trial has reported a value there"
+
+
+def is_silent(rung: Mapping[str, Any]) -> bool:
+    """Whether nothing is known of a rung in `halving_json`: so it is with evaluators that report
+    the end alone, where nothing can be stopped."""
+    return not rung["decided"] and not rung["pairs"]
+
+
 def halving_lines(found: Mapping[str, Any] | None) -> list[str]:
     """What `halving_json` found, in sentences, the most important first; None: nothing."""
     if not found:
         return []
     trained, saved = found["epochs"], found["epochs_saved"]
-    lines = [
-        f"{found['stopped']} trials stopped early, {saved / max(trained + saved, 1e-9):.0%} of the "
-        "epochs saved"
-    ]
+    part = saved / max(trained + saved, 1e-9)
+    gain = f"{part:.0%} of the epochs saved"
+    if saved < 0:  # cool-downs cost more than what few stops save
+        gain = f"{-part:.0%} more epochs than without"
+    n = found["stopped"]
+    lines = [f"{n} {'trial' if n == 1 else 'trials'} stopped early, {gain}"]
     for rung in found["rungs"]:
+        if is_silent(rung):
+            lines.append(f"rung {rung['epochs']}: {SILENT}")
+            continue
         rho = rung["correlation"]
         said = f"rank correlation with the end {rho:.2f}" if rho is not None else "nothing to rank"
         raised = rung["raised_before"]

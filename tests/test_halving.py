@@ -339,7 +339,7 @@ def test_cool_downs_are_counted(tmp_path: Path) -> None:
     assert found["epochs"] == pytest.approx(9 + 0.3 * 4)
     assert found["epochs_saved"] == pytest.approx(-0.3 * 4)
     assert found["controls"]["wrongly_stopped"] is None
-    assert "stopped early" in halving_lines(found)[0]
+    assert halving_lines(found)[0] == "0 trials stopped early, 13% more epochs than without"
 
 
 def test_the_cooled_down_value_decides_where_there_is_one(tmp_path: Path) -> None:
@@ -387,5 +387,10 @@ def test_a_raised_rung_is_said_everywhere() -> None:
     assert halving_lines(found) == [
         "2 trials stopped early, 29% of the epochs saved",
         "rung 1: 2 of 9 stopped; nothing to rank (n = 3), decides nothing from trial 30 on",
+    ]
+    assert halving_lines({**found, "stopped": 1})[0].startswith("1 trial stopped early, 29% of")
+    silent = {**rung, "decided": 0, "stopped": 0, "pairs": 0, "raised_before": None}
+    assert halving_lines({**found, "rungs": [silent]})[1:] == [
+        "rung 1: no trial has reported a value there"
     ]
     assert halving_lines(None) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nasctl.halving_report import halving_lines
+from nasctl.halving_report import SILENT, halving_lines, is_silent
 from nasctl.report.html import e
 from nasctl.report.view import RunView
 from nasctl.trial import State
@@ -32,6 +32,8 @@ def _row(rung: Mapping[str, Any]) -> str:
     cells = (rung["epochs"], rung["decided"], rung["stopped"], correlation, rung["pairs"])
     raised = rung["raised_before"]
     remark = f"ranks too badly: decides nothing from trial {raised} on" if raised else ""
+    if is_silent(rung):
+        remark = SILENT
     numbers = "".join(f'<td class="n">{e(cell)}</td>' for cell in cells)
     return f"<tr>{numbers}<td>{e(remark)}</td></tr>"
 

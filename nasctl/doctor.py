@@ -8,6 +8,7 @@ identities from the stored networks, artifacts from their bytes.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -141,6 +142,11 @@ def _check(patient: Patient, name: str, text: str, find: Find) -> Check:
         return Check(id=name, invariant=text, state="not_checked", details=(str(reason),))
     except EnvironmentProblemError as error:
         problems = (str(error),)
+    except OSError as error:  # a file of somebody else, or a disk that does not answer
+        path = Path(os.fsdecode(error.filename or patient.directory))
+        if path.is_relative_to(patient.directory):
+            path = path.relative_to(patient.directory)
+        problems = (f"{path} cannot be read: {error.strerror}",)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         # Somebody else wrote into the file; every reader of ours would stumble over it.
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]

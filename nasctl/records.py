@@ -40,10 +40,12 @@ def find_run(run: str | Path) -> Path:
         EnvironmentProblemError: no ledger in it; names one beside it, or in the head's folder.
     """
     path = Path(run)
-    if path.name == LEDGER:
-        path = path.parent
-    if (path / LEDGER).is_file():
-        return path
+    path = path.parent if path.name == LEDGER else path
+    try:
+        if (path / LEDGER).is_file():
+            return path
+    except OSError as error:  # nobody may look into it, or it is no name at all
+        raise EnvironmentProblemError(f"{str(run)[:200]}: {error.strerror}") from None
     runs = [p.parent for place in (path, path.parent) for p in sorted(place.glob(f"*/{LEDGER}"))]
     if not runs and Path("runs").is_dir():
         runs = [p.parent for p in sorted(Path("runs").glob(f"*/{LEDGER}"))]
@@ -51,9 +53,8 @@ def find_run(run: str | Path) -> Path:
     there = head_runs(os.environ) / path.name
     guess = by_name.get(path.name) or (there if os.path.isfile(there / LEDGER) else None)
     guess = guess or by_name.get(nearest(path.name, by_name) or "")
-    hint = f"; runs: {', '.join(map(str, runs))}" if runs else ""
-    if guess:
-        hint = f"; did you mean {guess}?"
+    listed = f"; runs: {', '.join(map(str, runs[:10]))}{', ...' * (len(runs) > 10)}" if runs else ""
+    hint = f"; did you mean {guess}?" if guess else listed
     raise EnvironmentProblemError(f"{run}: no run here (no {LEDGER}){hint}")
 
 

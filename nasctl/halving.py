@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasctl import rungs
+from nasctl.errors import EnvironmentProblemError
 from nasctl.fidelity import HalvingSettings
 from nasctl.ledger import Ledger
+from nasctl.ledger_commits import LEFT_UNTOUCHED
 from nasctl.rungs import Correlation, Past
 from nasctl.trial import Evaluation, Objectives, State, Trial
 
@@ -325,13 +327,21 @@ def weight_of(
 
 
 def recorded(events: Events) -> tuple[dict[tuple[int, int], Decision], dict[int, int]]:
-    """The decisions by (trial, rung), and the first trial for which a rung no longer counts."""
+    """The decisions by (trial, rung), and the first trial for which a rung no longer counts.
+
+    Raises:
+        EnvironmentProblemError: one of them was not written by nasctl.
+    """
     decisions = {}
     raised = {}
     for _, kind, data in events:
-        if kind == DECISION:
-            decision = Decision(**data)
-            decisions[decision.number, decision.rung] = decision
-        elif kind == RAISED:
-            raised[int(data["rung"])] = int(data["before"])
+        try:
+            if kind == DECISION:
+                decision = Decision(**data)
+                decisions[decision.number, decision.rung] = decision
+            elif kind == RAISED:
+                raised[int(data["rung"])] = int(data["before"])
+        except (TypeError, ValueError, LookupError):
+            text = f"the ledger has a {kind} that nasctl did not write; {LEFT_UNTOUCHED}"
+            raise EnvironmentProblemError(text) from None
     return decisions, raised

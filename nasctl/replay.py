@@ -189,6 +189,10 @@ def _check_choices(family: Family, trial: Trial) -> None:
         raise ConfigError(f"replay.run: {problem}") from None
 
 
+def _is_of_cooldown(metric: str) -> bool:
+    return metric == "cooldown_seconds" or metric.startswith("rung_")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReplayJob:
     """Tells what was recorded, and how long it took."""
@@ -208,9 +212,13 @@ class ReplayJob:
         """Nothing: the recording is there."""
 
     def __call__(self, work: Work) -> Iterator[EpochMetrics]:
-        """The epochs of the training, as they were reported."""
+        """The epochs of the training, as they were reported; without the cool-downs of rungs that
+        `work` does not have, which take no time here either."""
         for evaluation in self.recording.training(work).evaluations:
-            yield EpochMetrics(evaluation.metrics, evaluation.epoch)
+            metrics = evaluation.metrics
+            if evaluation.epoch not in work.rungs:
+                metrics = {k: v for k, v in metrics.items() if not _is_of_cooldown(k)}
+            yield EpochMetrics(metrics, evaluation.epoch)
 
     def seconds(self, work: Work) -> dict[int, float]:
         """The recorded time of each epoch that is reported.

@@ -182,6 +182,19 @@ def test_epochs_take_the_time_that_they_took(
     assert job.seconds(work(1, 1, rungs=rungs)) == pytest.approx(expected)
 
 
+def test_a_cool_down_is_told_at_the_rungs_of_the_replay_alone() -> None:
+    """Its epochs would be counted as spent, and its value is not that of this rung."""
+    trial = trained(0, 1, 1, seconds=12, own=(2, 2), cooldown=2)
+    first = dataclasses.replace(
+        trial.evaluations[0], metrics={**trial.evaluations[0].metrics, "rung_accuracy": 0.4}
+    )
+    trial = dataclasses.replace(trial, evaluations=(first, *trial.evaluations[1:]))
+    job = ReplayJob(recording=Recording(trials=(trial,), validation_images=None))
+    with_rung, without = (next(iter(job(work(1, 1, rungs=r)))) for r in ((1,), ()))
+    assert with_rung == first.metrics
+    assert with_rung.keys() - without.keys() == {"cooldown_seconds", "rung_accuracy"}
+
+
 def test_an_evaluator_that_reports_once_took_its_time_for_that() -> None:
     trial = trained(0, 1, 1)
     trial = dataclasses.replace(trial, evaluations=trial.evaluations[1:])

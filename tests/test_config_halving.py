@@ -104,3 +104,18 @@ def test_a_value_out_of_its_range_is_one_problem(setting: str) -> None:
         load_config("mbv2_space", ["fidelity=halving", "recipe.epochs=9", f"fidelity.{setting}"])
     (problem,) = caught.value.problems
     assert f"fidelity.{setting.split('=', maxsplit=1)[0]}: " in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["fidelity.p_stop=0"], "fidelity.p_stop=0 stops no trial"),
+        (["fidelity.control_every=1"], "fidelity.control_every=1 stops no trial: every one is a c"),
+        (["trials=6"], "fidelity.min_pairs=6 of trials=6 have to finish before one can stop: none"),
+    ],
+)
+def test_settings_that_stop_nothing_are_said(settings: list[str], said: str) -> None:
+    common = ["fidelity=halving", "recipe.epochs=9", "recipe.schedule=wsd", "recipe.warmup=0.05"]
+    (note,) = load_config("mbv2_space", [*common, *settings]).notes
+    assert note.startswith(said)
+    assert load_config("mbv2_space", [*common, "trials=7"]).notes == ()

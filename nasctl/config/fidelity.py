@@ -12,6 +12,7 @@ from nasctl.fidelity import LONGEST_COOLDOWN, MOST_ETA, rung_epochs
 if TYPE_CHECKING:
     from nasctl.config.compose import Composed
     from nasctl.config.consistency import Problem
+    from nasctl.config.schema import SearchConfig
 
 _SCHEDULE = ("recipe", "schedule")
 _WARMUP = ("recipe", "warmup")
@@ -83,6 +84,22 @@ def halving_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
             _DECAY,
             f"begins before the rung at epoch {found[-1]} of {epochs}; at most "
             f"{1 - found[-1] / epochs:.3g}",
+        )
+
+
+def halving_notes(config: SearchConfig) -> Iterator[str]:
+    """Settings with which `fidelity=halving` can stop nothing."""
+    fidelity, trials = config.fidelity, config.trials
+    if fidelity.name != "halving":
+        return
+    if fidelity.p_stop == 0:
+        yield "fidelity.p_stop=0 stops no trial"
+    if fidelity.control_every == 1:
+        yield "fidelity.control_every=1 stops no trial: every one is a control"
+    if trials <= fidelity.min_pairs:
+        yield (
+            f"fidelity.min_pairs={fidelity.min_pairs} of trials={trials} have to finish before one "
+            "can stop: none will"
         )
 
 

@@ -95,7 +95,7 @@ def load_config(
 
 def _load_search(config: str, overrides: tuple[str, ...]) -> LoadedConfig:
     from nasctl.config.consistency import contradictions
-    from nasctl.config.fidelity import choose_schedule
+    from nasctl.config.fidelity import choose_schedule, halving_notes
     from nasctl.config.kinds import SEARCH
     from nasctl.config.type_errors import type_problems
 
@@ -114,7 +114,7 @@ def _load_search(config: str, overrides: tuple[str, ...]) -> LoadedConfig:
         overrides=overrides,
         user_text=composed.layers[0].file.text,
         files=_files(composed),
-        notes=(*notes, *_notes(checked)),
+        notes=(*notes, *_notes(checked), *halving_notes(checked)),
     )
 
 

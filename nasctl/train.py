@@ -22,6 +22,7 @@ from nasctl.dataset import Dataset
 from nasctl.errors import NasctlError
 from nasctl.recipe import Recipe
 from nasctl.schedule import cooldown, learning_rate
+from nasctl.sgd import Sgd
 from nasctl.train_setup import (
     Setup,
     accuracy_and_loss,
@@ -32,7 +33,6 @@ from nasctl.train_setup import (
 from nasctl.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 __all__ = [
@@ -168,7 +168,7 @@ class _Training:
         self._forward: Any = torch.compile(model) if recipe.compile else model
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._auxiliaries = [m for m in model.modules() if getattr(m, "training_only", False)]
-        self._optimizer = _optimizer(list(self._parameters.values()), recipe)
+        self._optimizer = Sgd(list(self._parameters.values()), recipe)
         self._limit = EXPLODED * math.log(max(dataset.num_classes, 2))
         self._check_every = GPU_CHECK_STEPS if self._setup.device.type == "cuda" else 1
         self.steps_per_epoch = max(len(dataset.train_labels) // recipe.batch_size, 1)
@@ -253,18 +253,16 @@ class _Training:
         import torch
         from torch.nn import functional
 
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         with self._setup.precision():
             logits = self._forward(images)
         loss = functional.cross_entropy(
             logits.float(), labels, label_smoothing=self.recipe.label_smoothing
         )
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
         torch.autograd.backward(loss + _auxiliary_loss(self._auxiliaries, labels, self.recipe))
         if self.recipe.grad_clip:
             torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.recipe.grad_clip)
-        self._optimizer.step()
+        self._optimizer.step(rate)
         return loss.detach()
 
     def _evaluate(self) -> tuple[float, float]:
@@ -280,7 +278,7 @@ class _Training:
         """
         held = {f"model/{k}": v for k, v in self._model.state_dict().items()}
         for name, parameter in self._parameters.items():
-            momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
+            momentum = self._optimizer.momenta.get(parameter)
             if momentum is not None:
                 held[f"momentum/{name}"] = momentum
         return {k: v.detach().clone() for k, v in held.items()}
@@ -298,10 +296,10 @@ class _Training:
                 tensor.copy_(tensors[f"model/{name}"])
             for name, parameter in self._parameters.items():
                 momentum = tensors.get(f"momentum/{name}")
-                self._optimizer.state.pop(parameter, None)
+                self._optimizer.momenta.pop(parameter, None)
                 if momentum is not None:
                     like = torch.empty_like(parameter, memory_format=torch.preserve_format)
-                    self._optimizer.state[parameter]["momentum_buffer"] = like.copy_(momentum)
+                    self._optimizer.momenta[parameter] = like.copy_(momentum)
 
 
 def _noise_seed(seed: int, epoch: int) -> int:
@@ -326,22 +324,6 @@ def _check(loss: float, limit: float, epoch: int, step: int) -> None:
     if not loss <= limit:  # also NaN
         what = "is not finite" if not math.isfinite(loss) else "exploded"
         raise DivergedError(f"the loss {what}: {loss:.4g} in epoch {epoch + 1}, step {step}")
-
-
-def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    import torch
-
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        [g for g in groups if g["params"]],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        fused=True,
-    )
 
 
 TRAINERS: dict[str, Callable[[nn.Module, Dataset, Recipe, int], Iterator[dict[str, float]]]] = {

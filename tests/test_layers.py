@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"errors", "fields", "arch", "files"},
     {"space", "recipe", "fidelity", "stop_settings", "trial", "environment"},
     {"search_spaces"},
-    {"blocktable", "opcount", "latency*", "onnx_*", "data*", "train", "train_setup",
+    {"blocktable", "opcount", "latency*", "onnx_*", "data*", "train", "train_setup", "sgd",
      "augment", "precision", "pareto", "membership", "stats", "effects", "schedule", "weights",
      "torchvision_names", "checkpoints"},
     {"samplers", "halving*", "engine", "observer", "trainings", "candidates", "ledger*", "rundir",

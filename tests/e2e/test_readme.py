@@ -25,9 +25,12 @@ from tests.e2e.command import Desk
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLER = ("data=digits", "recipe=quick", "trials=2", "recipe.epochs=1")
+HERE = ("executor=inline", "tracking=none")
+"""For all searches but the first, which has the defaults: Ray and MLflow."""
 SMALL_STUDY = ("data=digits", "seeds=2", "recipe.epochs=1", "learning_rate.policy=shared",
                "executor=inline", "tracking=none")  # fmt: skip
-SMALL_VERIFICATION = ("verify.seeds=2", "verify.max_seeds=2", "verify.sessions=2")
+SMALL_VERIFICATION = ("verify.seeds=2", "verify.max_seeds=2", "verify.sessions=2",
+                      "executor=inline")  # fmt: skip
 SET_UP = {"make search", "make test", ". .venv/bin/activate"}
 
 
@@ -54,7 +57,7 @@ def test_every_command_of_the_readme_works(desk: Desk) -> None:
         if arguments[0] == "ui":
             check_ui(desk, arguments)
             continue
-        smaller = {"search": SMALLER, "ablate": SMALL_STUDY, "verify": SMALL_VERIFICATION}
+        smaller = {"search": (*SMALLER, *HERE), "ablate": SMALL_STUDY, "verify": SMALL_VERIFICATION}
         extra = smaller.get(arguments[0], ())
         out, _ = desk.run(*arguments, *extra)
         assert out.strip(), command

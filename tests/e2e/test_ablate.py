@@ -167,8 +167,9 @@ def _in_mlflow(desk: Desk, trainings: int) -> None:
 
 @pytest.mark.parametrize("executor", ["ray", pytest.param("inline", marks=pytest.mark.slow)])
 def test_kill_9_does_not_change_a_study(desk: Desk, executor: str) -> None:
-    quick = ("digits.yaml", "latency=none", "tracking=none", f"executor={executor}")
-    ablate(desk, *quick, "output_dir=elsewhere", "name=whole")
+    plain = ("digits.yaml", "latency=none", "tracking=none")
+    quick = (*plain, f"executor={executor}")
+    ablate(desk, *plain, "executor=inline", "output_dir=elsewhere", "name=whole")
     (desk.folder / "elsewhere").rename(desk.folder / "apart")  # nothing to be shared
     process = desk.start("ablate", *quick, "name=killed")
     desk.wait_for("killed", process, lambda trials: len(trials) > 5)

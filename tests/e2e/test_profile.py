@@ -88,7 +88,7 @@ def test_a_reader_that_goes_is_no_error(desk: Desk) -> None:
 
 
 def test_networks_of_a_run(desk: Desk) -> None:
-    quick = ("trials=1", "recipe.epochs=1", "latency=none", "tracking=none")
+    quick = ("trials=1", "recipe.epochs=1", "latency=none", "tracking=none", "executor=inline")
     desk.run("search", "digits.yaml", "~objectives.latency_ms", *quick)
     (trial,) = desk.trials("digits")
     data = desk.json("profile", f"runs/digits:{trial.arch_id[:6]}")
@@ -104,7 +104,7 @@ def test_networks_of_a_run(desk: Desk) -> None:
 
 
 def test_networks_of_a_table_have_nothing_to_look_into(desk: Desk) -> None:
-    desk.run("search", "toy.yaml", "trials=2", "--plugin", "toy_table")
+    desk.run("search", "toy.yaml", "trials=2", "--plugin", "toy_table", "executor=inline")
     trial = desk.trials("toy")[0]
     _, err = desk.run("profile", f"runs/toy:{trial.arch_id}", code=2)
     assert err.startswith(f"Error: runs/toy:{trial.arch_id}: block 'cell' has no module here")
@@ -159,7 +159,7 @@ evaluator: judge
 def test_blocks_of_a_plugin_are_looked_into_with_the_plugin(desk: Desk) -> None:
     desk.write("own_blocks.py", OWN)
     desk.write("own.yaml", CONFIG)
-    desk.run("search", "own.yaml", "--plugin", "own_blocks")
+    desk.run("search", "own.yaml", "--plugin", "own_blocks", "executor=inline")
     (trial,) = desk.trials("own")
     name = f"runs/own:{trial.arch_id}"
     _, err = desk.run("profile", name, code=2)

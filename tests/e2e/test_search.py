@@ -76,8 +76,9 @@ def test_a_search_from_yaml_to_front_report_and_mlflow(desk: Desk) -> None:
     again, err = desk.run("search", "digits.yaml", "--json")
     assert json.loads(again) == front
     assert len(desk.trials("digits")) == 6
-    # More trials continue it.
-    longer = json.loads(desk.run("search", "digits.yaml", "trials=7", "--json")[0])
+    # More trials continue it, also without Ray.
+    more = ("trials=7", "executor=inline", "--json")
+    longer = json.loads(desk.run("search", "digits.yaml", *more)[0])
     assert longer["trials"]["COMPLETE"] == 7
     # Anything else is refused, and nothing is lost.
     _, err = desk.run("search", "digits.yaml", "trials=7", "recipe.epochs=3", code=2)
@@ -154,8 +155,8 @@ def check_export(desk: Desk, member: Any) -> None:
 def test_kill_9_and_the_same_command_give_the_history_of_an_undisturbed_run(desk: Desk) -> None:
     settings = ("tracking=none", "trials=8")
     desk.run("search", "digits.yaml", *settings, "name=calm", "executor=inline")
-    for kill_after in (0, 3):
-        process = desk.start("search", "digits.yaml", *settings, "name=digits")
+    for kill_after, executor in ((0, "inline"), (3, "ray")):
+        process = desk.start("search", "digits.yaml", *settings, f"executor={executor}")
         desk.wait_for(
             "digits", process, lambda trials, n=kill_after: completed(trials) >= n and bool(trials)
         )
@@ -200,6 +201,8 @@ def test_a_signal_stops_gracefully_and_the_same_command_continues(
     assert State.FAILED not in states
     assert states.count(State.COMPLETE) >= 2
     assert (desk.folder / "runs" / "toy" / "report.html").exists()
+    if number == signal.SIGTERM:  # one start of Ray is enough to see that this goes on, too
+        arguments = (*TOY, "executor=inline", "trials=10")
     desk.run(*arguments)
     assert [t.state for t in desk.trials("toy")] == [State.COMPLETE] * 10
 

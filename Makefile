@@ -15,6 +15,9 @@ PARALLEL = -n $(TESTERS) --dist loadscope --no-loadscope-reorder
 TESTS = tests/e2e tests/faults tests/contracts tests
 PIP_ARGS = -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# The tests start hundreds of processes: where byte code may not be kept, each of them compiles nasctl.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: search test test-all test-compose lint clean cluster-up cluster-down cluster-search
 
 search: $(VENV)/.installed

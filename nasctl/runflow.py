@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nasctl.arch import Architecture
 from nasctl.engine import Engine
 from nasctl.environment import RUN_MARK, describe_environment
-from nasctl.errors import InterruptedSearchError, NasctlError
+from nasctl.errors import InterruptedSearchError, NasctlError, TooManyFailuresError
 from nasctl.executors.base import Executor, Job
 from nasctl.executors.place import ExecutorPlace
 from nasctl.executors.surroundings import environ
@@ -25,7 +25,7 @@ from nasctl.records import RunRecords
 from nasctl.resources import note_measuring
 from nasctl.rundir import CHANGED, Differences, OpenRun, open_run, record_artifacts
 from nasctl.running import are_grouped
-from nasctl.trial import Evaluation, Trial
+from nasctl.trial import Evaluation, State, Trial
 
 if TYPE_CHECKING:
     from torch import nn
@@ -218,6 +218,12 @@ def check_end(engine: Engine, stop: StopRequest, command: str) -> None:
         raise engine.fatal
     if stop.exit_code:
         raise interrupted(stop, command)
+    trials = engine.trials
+    if trials and all(t.state is State.FAILED for t in trials):
+        raise TooManyFailuresError(
+            f"nothing came of it: {len(trials)} of {len(trials)} trials failed; the last one: "
+            f"{trials[-1].error}"
+        )
 
 
 def measure_whole(

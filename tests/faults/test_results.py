@@ -45,6 +45,16 @@ def test_f10_where_all_trials_fail_the_front_is_empty(bench: Bench) -> None:
     bench.assert_sound()
 
 
+def test_f10_few_trials_that_all_fail_are_no_success(bench: Bench) -> None:
+    for _ in range(2):  # also when there is nothing left to do
+        said = bench.call(*SEARCH, INLINE, "evaluator=percent", "trials=2")
+        assert said.code == 3
+        assert "nothing came of it: 2 of 2 trials failed; the last one: epoch 2: acc" in said.error
+        assert states(bench) == {"FAILED": 2}
+        assert json.loads((bench.run_dir / "front.json").read_text())["members"] == []
+        bench.assert_sound()
+
+
 def test_f29_an_exhausted_space_ends_well_and_says_so(bench: Bench) -> None:
     said = bench.call(*SEARCH, INLINE, "space.options.size=2", "trials=9")
     assert said.code == 0

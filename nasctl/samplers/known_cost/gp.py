@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
 
 Array = npt.NDArray[np.float64]
 Groups = Mapping[str, Array]
@@ -22,15 +24,6 @@ Groups = Mapping[str, Array]
 JITTER = 1e-8
 OWN = 0.03  # expected share of the variance that is a network's own
 MANY = 4  # groups of features from which on one large product is cheaper than many small
-
-
-def load_libraries() -> None:
-    """What the model computes with, half a second of CPU: before it is first asked, not when a
-    search begins, which may have nothing to propose. Before threads are limited, too: a library
-    that is loaded later is not."""
-    import scipy.linalg
-    import scipy.optimize
-    import scipy.special  # noqa: F401
 
 
 class Points:
@@ -244,9 +237,6 @@ def fit(
     """
     pairs = Pairs(points, points)
     diagonal = np.diag_indices(len(y))
-    from scipy.linalg import cho_factor, cho_solve
-    from scipy.optimize import minimize
-
     eye = np.eye(len(y))
 
     def objective(theta: Array) -> tuple[float, Array]:
@@ -291,8 +281,6 @@ def loo_log_densities(
 
     In closed form (Sundararajan and Keerthi 2001; Rasmussen and Williams 2006, eq. 5.10 to 5.12).
     """
-    from scipy.linalg import cho_factor, cho_solve
-
     total = covariance(kernel, theta, Pairs(points, points))
     total[np.diag_indices(len(y))] += math.exp(theta[-1]) + extra + JITTER
     factor = cho_factor(total, lower=True, overwrite_a=True, check_finite=False)

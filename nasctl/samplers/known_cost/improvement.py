@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr
 
 from nasctl.pareto import undominated, volume
 
@@ -36,8 +37,6 @@ _ROOT = 1.0 / np.sqrt(2.0 * np.pi)
 
 def psi_normal(mean: Array, sd: Array, t: Array) -> Array:
     """For A ~ N(mean, sd^2)."""
-    from scipy.special import ndtr
-
     z = (mean - t) / sd
     result: Array = sd * (z * ndtr(z) + _ROOT * np.exp(-0.5 * z * z))
     return result
@@ -46,8 +45,6 @@ def psi_normal(mean: Array, sd: Array, t: Array) -> Array:
 def psi_log_error(mean: Array, sd: Array, t: Array) -> Array:
     """For A = 1 - exp(-Y), Y ~ N(mean, sd^2), t < 1: the error is lognormal, and the expectation
     that of a put option on it (Black and Scholes 1973)."""
-    from scipy.special import ndtr
-
     room = 1.0 - t
     d = (np.log(room) + mean) / sd
     result: Array = np.maximum(room * ndtr(d) - np.exp(0.5 * sd * sd - mean) * ndtr(d - sd), 0.0)

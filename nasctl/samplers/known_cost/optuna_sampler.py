@@ -16,7 +16,6 @@ from threadpoolctl import ThreadpoolController
 from nasctl.arch import Scalar
 from nasctl.samplers.base import Known, Observation
 from nasctl.samplers.known_cost.aim import Aim
-from nasctl.samplers.known_cost.gp import load_libraries
 from nasctl.samplers.known_cost.strategy import KnownCostStrategy, Options
 from nasctl.space import Choices, Decision, SearchSpace
 from nasctl.trial import Direction
@@ -78,7 +77,6 @@ class KnownCostSampler(BaseSampler):
         self._told: set[int] = set()
         self._random = RandomSampler(seed=seed)
         self._lock = threading.Lock()
-        load_libraries()
         self._threads = ThreadpoolController()
 
     def infer_relative_search_space(

@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 from nasctl.pareto import volume
 from nasctl.samplers.base import Known, Observation, SamplerContext
 from nasctl.samplers.known_cost.aim import Aim
-from nasctl.samplers.known_cost.gp import Array, Points, load_libraries
+from nasctl.samplers.known_cost.gp import Array, Points
 from nasctl.samplers.known_cost.sampler import unknown_objectives
 from nasctl.samplers.known_cost.strategy import FEWEST, KnownCostStrategy, Options
 from nasctl.space import Choices
@@ -77,7 +77,6 @@ def expected_gap(
     )
     for observation in observations:
         strategy.tell(observation)
-    load_libraries()
     with ThreadpoolController().limit(limits=1):  # as the sampler: sums come out the same
         return strategy.gap(proposals)
 

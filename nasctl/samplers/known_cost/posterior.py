@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve_triangular
 
 from nasctl.samplers.known_cost.gp import (
     JITTER,
@@ -107,8 +108,6 @@ class Posterior:
 
     def _extend(self, new: New) -> tuple[Array, Array, Single]:
         """The rows that new points add: (new, observed), (new, new) and (new, pool)."""
-        from scipy.linalg import solve_triangular
-
         n = self._n
         own = self._k(new.own)
         own[np.diag_indices(len(own))] += self.noise + new.extra + JITTER
@@ -148,8 +147,6 @@ class Posterior:
             pending: proposed and not observed, or None.
             at: where else than in the pool.
         """
-        from scipy.linalg import solve_triangular
-
         lower = self._lower[: self._n, : self._n]
         z = solve_triangular(lower, y, lower=True, check_finite=False)
         mean = (z.astype(np.float32) @ self._cross[: self._n]).astype(np.float64)
@@ -185,8 +182,6 @@ class Posterior:
 
     def smoothed(self, y: Array, extra: Array) -> Array:
         """The posterior mean at the observed points themselves, (n,)."""
-        from scipy.linalg import solve_triangular
-
         lower = self._lower[: self._n, : self._n]
         z = solve_triangular(lower, y, lower=True)
         alpha = solve_triangular(lower, z, lower=True, trans="T")

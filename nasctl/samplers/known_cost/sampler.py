@@ -11,7 +11,6 @@ from threadpoolctl import ThreadpoolController
 
 from nasctl.samplers.base import Known, Observation, Proposal, SamplerContext, checked_values
 from nasctl.samplers.known_cost.aim import Aim
-from nasctl.samplers.known_cost.gp import load_libraries
 from nasctl.samplers.known_cost.strategy import KnownCostStrategy, Options
 from nasctl.space import Choices
 
@@ -75,18 +74,12 @@ class KnownCostSampler:
         self._strategy = KnownCostStrategy(
             context.space, context.price or unpriced, aim, seed=context.seed, options=options
         )
-        self._startup = options.startup
-        self._models = False
         self._threads = ThreadpoolController()
 
     def ask(
         self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
     ) -> Proposal | None:
         """See `Sampler.ask`."""
-        if number >= self._startup and not self._models:
-            load_libraries()
-            self._threads = ThreadpoolController()
-            self._models = True
         # One thread: sums come out the same everywhere, and the workers keep their cores.
         with self._threads.limit(limits=1):
             return self._strategy.ask(number, attempt, pending)

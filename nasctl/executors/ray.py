@@ -69,6 +69,9 @@ ENVIRONMENT = {
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # or Tune would retry behind the engine's back
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # The processes that Ray starts ahead have 1 s by default, then go for the sake of the trainings
+    # that have just asked for all cores; and others are started, seconds later.
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",
     "RAY_worker_niceness": "0",  # 15 by default: training would yield to everything else
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -1,0 +1,54 @@
+"""What the Ray executor relies on for its first worker to be there at once; starts Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from nasctl.executors.ray import ENVIRONMENT
+from nasctl.executors.scratch import scratch_dir
+
+AHEAD = """
+import os, sys, time
+import ray  # brings psutil along
+import psutil
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+         object_store_memory=80 * 2**20, _temp_dir=sys.argv[1])
+
+def idle():
+    processes = psutil.Process().children(recursive=True)
+    return [p.pid for p in processes if "ray::IDLE" in " ".join(p.cmdline())]
+
+@ray.remote(num_cpus=1)
+class Worker:
+    def process(self):
+        return os.getpid()
+
+while not (ahead := idle()):
+    time.sleep(0.05)
+time.sleep(1.5)  # longer than Ray lets it idle by default, where all cores are taken
+group = placement_group([{"CPU": 1}])
+group.wait(30)
+time.sleep(0.7)  # longer than Tune takes from the reservation of the cores to its worker
+strategy = PlacementGroupSchedulingStrategy(group, 0)
+worker = Worker.options(scheduling_strategy=strategy).remote()
+print(ahead == [ray.get(worker.process.remote())])
+"""
+
+
+def test_a_process_that_ray_started_ahead_waits_for_the_first_training() -> None:
+    """By default it is ended as soon as a placement group has taken all cores, and the training
+    waits for another one."""
+    with scratch_dir() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", AHEAD, folder],
+            env=os.environ | ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.stdout.split() == ["True"], done.stderr

@@ -2,7 +2,7 @@
 
     python benchmarks/halving.py train [--seeds 3] [--trials 24] [--epochs 9] [--sampler random]
                                        [--set KEY=VALUE ...]
-    python benchmarks/halving.py record [--trials 60] [--epochs 9]     # a table of learning curves
+    python benchmarks/halving.py record [--trials 60] [--epochs 9] [--set KEY=VALUE ...]
     python benchmarks/halving.py simulate [--run runs/curves] [--orders 200] [--p-stop 0.05 ...]
 
 `train` runs both searches on the packaged data for each seed, halving with up to three times the
@@ -11,7 +11,8 @@ had reached by the same wall time: the one that ended first ends the comparison 
 interrupted when it has had the time of the other). Full training has the
 default schedule (onecycle).
 
-`record` is a search that stops nothing and measures every rung (every trial is a control).
+`record` makes a table of learning curves, `FOLDER/curves`: a search that stops nothing and measures
+every rung (every trial is a control).
 `simulate` draws its trials in random orders and lets the rule decide, through the engine: the
 hypervolume that is reached with as many epochs, cool-downs counted, as full training spends on a
 part of the trials. Without --run, on curves that are made up.
@@ -312,6 +313,7 @@ def record(arguments: argparse.Namespace) -> None:
         *("fidelity=halving", "fidelity.control_every=1", "sampler=random"),
         *(f"recipe.epochs={arguments.epochs}", f"trials={arguments.trials}"),
         f"executor={arguments.executor}",
+        *arguments.set,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import time
@@ -261,8 +260,26 @@ name: big
 trials: 1500
 objectives: {accuracy: max, params: min}
 space: {family: table, options: {file: big.csv, decisions: [depth, width], costs: [params]}}
-evaluator: table
+evaluator: mortal
 executor: {name: inline}
+"""
+MORTAL = """\
+import os, signal
+from pathlib import Path
+
+done = 0
+
+
+def mortal(architecture, *, budget, seed):
+    global done
+    done += 1
+    if Path("dies_after").exists() and done > int(Path("dies_after").read_text()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = dict(architecture.blocks[0].values)
+    return {"accuracy": 1 - 1 / (2 + found["depth"] + found["width"])}
+
+
+EVALUATORS = {"mortal": mortal}
 """
 
 
@@ -275,14 +292,18 @@ def test_a_kill_among_grouped_commits_does_not_change_the_history(
         desk.folder.mkdir()
         desk.write("big.csv", "\n".join(["depth,width,params,accuracy", *rows]))
         desk.write("big.yaml", BIG)
-    arguments = ("search", "big.yaml", "--progress", "none")
+        desk.write("mortals.py", MORTAL)
+    arguments = ("search", "big.yaml", "--plugin", "mortals", "--progress", "none")
     desks[0].run(*arguments)
-    for least in (1, 400):
+    durable = 0
+    for done in (300, 500):
+        desks[1].write("dies_after", str(done))
         process = desks[1].start(*arguments)
-        desks[1].wait_for("big", process, lambda trials, least=least: len(trials) >= least)  # type: ignore[misc]
-        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        assert least <= len(desks[1].trials("big")) < 1500
+        assert process.returncode == -signal.SIGKILL
+        before, durable = durable, len(desks[1].trials("big"))
+        assert before < durable <= before + done + 1  # the group that was open is lost
+    (desks[1].folder / "dies_after").unlink()
     desks[1].run(*arguments)
     assert history(desks[1].trials("big")) == history(desks[0].trials("big"))
     assert [e.epoch for t in desks[1].trials("big") for e in t.evaluations] == [

@@ -311,7 +311,7 @@ class TestTracker:
             tracker.poke()
         process = tracker._process
         ledger.write_text(json.dumps({"trials": 5, "status": "FINISHED"}))
-        assert tracker.close(60)
+        assert tracker.close(300)
         assert process.poll() is not None
         assert problems == []
         assert set(tags_of(settings, "state").values()) == {"COMPLETE", "FINISHED"}
@@ -391,7 +391,7 @@ class TestTracker:
             tracker.poke()
         with tracker.paused():
             assert tracker._process is not None
-        assert tracker.close(60)
+        assert tracker.close(300)
         assert len(tags_of(settings, "nasctl.trial_uid")) == 3
 
     def test_only_what_another_process_can_import(self, settings: TrackingSettings) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import keyword
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,11 +116,9 @@ def write_torch(traced: fx.GraphModule, card: Card, path: Path) -> Runner:
     path.write_text(source, encoding="utf-8")
     state = {k: v.contiguous() for k, v in traced.state_dict().items()}
     save_file(state, path.with_suffix(".safetensors"), metadata={METADATA: card.title})
-    spec = importlib.util.spec_from_file_location(f"_exported_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    exec(compile(source, path, "exec"), vars(module))  # an import would leave its byte code there
     return _runner(module.load())
 
 

@@ -137,7 +137,7 @@ def test_killed_and_restarted_in_mid_search(
     driver.step(7)
     server.start()
     driver.step(9, "FINISHED")
-    assert driver.close(60)
+    assert driver.close(300)
     assert len(driver.problems) == 1
     assert "the connection; is the server" in driver.problems[0]  # refused or broken
     assert names(server, settings.experiment) == expected(9)

@@ -33,12 +33,14 @@ ARG TORCH=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # The system's certificates, so that a company's own authority in the base image is enough.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_COMPILE=1
+    PATH=/opt/nasctl/bin:$PATH
 RUN python3 -m venv /opt/nasctl
-ENV PATH=/opt/nasctl/bin:$PATH
 WORKDIR /src
 COPY docker/wheels /wheels
 COPY constraints.txt ./
+# The image is made of the next two layers, since copying them into a clean one takes minutes: what
+# nobody needs goes in the step that brought it.
+#
 # PyTorch first and alone: for the CPU nothing but the CPU index is asked, since PyPI's build brings
 # several gigabytes of CUDA.
 RUN set -eu; \
@@ -50,11 +52,14 @@ RUN set -eu; \
              else from="--index-url $TORCH_INDEX"; fi; \
              pip install --no-deps $from "$torch" ;; \
         *) echo "TORCH: expected cpu or cuda, got $TORCH" >&2; exit 2 ;; \
-    esac
+    esac; \
+    cd /opt/nasctl/lib/python3.11/site-packages/torch; \
+    rm -rf include test bin/test_* bin/*Test bin/protoc*
 # The libraries before the project: a change of its code does not fetch them again.
 COPY --from=requirements /requirements.txt ./
-RUN pip install --find-links /wheels -c constraints.txt -r requirements.txt
-RUN pip check
+RUN pip install --find-links /wheels -c constraints.txt -r requirements.txt \
+    && pip check \
+    && rm -rf /opt/nasctl/lib/python3.11/site-packages/ray/jars
 
 FROM libraries AS project
 COPY README.md LICENSE ./
@@ -64,22 +69,18 @@ COPY search_spaces search_spaces
 COPY pyproject.toml ./
 RUN pip install --no-deps --no-build-isolation --target /project .
 
-FROM libraries AS trimmed
-RUN pip uninstall --yes --quiet pip \
-    && rm -rf /opt/nasctl/lib/python3.11/site-packages/torch/include \
-              /opt/nasctl/lib/python3.11/site-packages/ray/jars
-
-FROM ${BASE_IMAGE} AS nasctl
+FROM libraries AS nasctl
 ARG UID=10001
-RUN useradd --uid "$UID" --user-group --create-home --shell /usr/sbin/nologin nasctl \
+RUN pip uninstall --yes --quiet pip \
+    && rm -rf /wheels /src \
+    && useradd --uid "$UID" --user-group --create-home --shell /usr/sbin/nologin nasctl \
     && install -d -o nasctl -g nasctl -m 750 /runs /mlartifacts /work
-# Two layers: a change of the project's code moves a few megabytes, not all of PyTorch.
-COPY --from=trimmed /opt/nasctl /opt/nasctl
+# A layer of its own: a change of the project's code moves a few megabytes, not all of PyTorch.
 COPY --from=project /project /opt/nasctl/lib/python3.11/site-packages
 COPY --from=project /project/bin /opt/nasctl/bin
 COPY docker/entry.sh docker/node.py docker/mlflow.sh docker/mlflow_health.py \
      docker/ray_health.py /opt/docker/
-ENV PATH=/opt/nasctl/bin:$PATH PYTHONUNBUFFERED=1 HOME=/home/nasctl \
+ENV PYTHONUNBUFFERED=1 HOME=/home/nasctl \
     RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
 USER nasctl
 WORKDIR /work

@@ -34,7 +34,11 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # The system's certificates, so that a company's own authority in the base image is enough.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/nasctl/bin:$PATH
-RUN python3 -m venv /opt/nasctl
+# Byte code of Python's own library, which the python images come without: no process here could keep
+# it. That of everything else is made by pip.
+RUN python3 -m venv /opt/nasctl \
+    && python -m compileall -q -x '/(tests?|site-packages|dist-packages)/' \
+        "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 WORKDIR /src
 COPY docker/wheels /wheels
 COPY constraints.txt ./
@@ -54,12 +58,14 @@ RUN set -eu; \
         *) echo "TORCH: expected cpu or cuda, got $TORCH" >&2; exit 2 ;; \
     esac; \
     cd /opt/nasctl/lib/python3.11/site-packages/torch; \
-    rm -rf include test bin/test_* bin/*Test bin/protoc*
+    rm -rf include test bin/test_* bin/*Test bin/protoc*; \
+    find /opt/nasctl -path '*/tests/*' -name '*.pyc' -delete
 # The libraries before the project: a change of its code does not fetch them again.
 COPY --from=requirements /requirements.txt ./
 RUN pip install --find-links /wheels -c constraints.txt -r requirements.txt \
     && pip check \
-    && rm -rf /opt/nasctl/lib/python3.11/site-packages/ray/jars
+    && rm -rf /opt/nasctl/lib/python3.11/site-packages/ray/jars \
+    && find /opt/nasctl -path '*/tests/*' -name '*.pyc' -delete
 
 FROM libraries AS project
 COPY README.md LICENSE ./

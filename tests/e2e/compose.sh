@@ -190,6 +190,13 @@ no_secret_shown() {
     expect "processes of root" "$(for id in $(containers); do docker top "$id" -eo pid,uid; done | grep -c ' 0$' || true)" 0
 }
 
+byte_code() {  # its user can write none: what has none is compiled by every process that imports it
+    say "byte code of all that is imported"
+    in_head python -v -c 'import nasctl.cli, ray.tune, mlflow.server.fastapi_app' 2>"$work/imports"
+    grep --quiet " matches " "$work/imports" || fail "python -v says nothing of byte code"
+    expect "modules without byte code" "$(grep -c "^# code object from [^']" "$work/imports" || true)" 0
+}
+
 # -- searches --------------------------------------------------------------------------------------
 
 SMALL=(mbv2_space data=fashion_mnist_12k recipe=quick latency=none '~objectives.latency_ms' search.window=2)
@@ -312,6 +319,7 @@ docker image ls --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -F -e "$NAS
 closed_ports
 locked_doors
 no_secret_shown
+byte_code
 if [ -n "${SHORT:-}" ]; then
     lose_a_worker 4 2
     say "down"

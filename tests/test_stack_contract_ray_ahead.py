@@ -50,5 +50,6 @@ def test_a_process_that_ray_started_ahead_waits_for_the_first_training() -> None
             capture_output=True,
             text=True,
             check=False,
+            timeout=240,
         )
     assert done.stdout.split() == ["True"], done.stderr

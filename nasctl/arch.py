@@ -80,11 +80,11 @@ class Block:
         Raises:
             SpecError: the block cannot be applied to `in_shape`.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # every block has its own
 
     def build(self, in_shape: Shape) -> nn.Module:
         """The module for inputs of shape (N, *in_shape); the only place that imports torch."""
-        raise NotImplementedError
+        raise NotImplementedError  # every block has its own
 
     def canonical(self, in_shape: Shape) -> tuple[Block, ...]:
         """The blocks that build the same network: `()` for an identity, by default itself."""

@@ -216,14 +216,22 @@ def _complete(patient: Patient, _remark: Callable[[str], None]) -> Iterator[str]
             continue  # compared with, whatever it costs
         for metric in Priced(cost=trial.cost, intervals=trial.cost_intervals).violations(bounds):
             yield f"{trial.label} breaks constraints.{metric}={bounds[metric]:g}"
-    # A decision is in the ledger before its trial is PRUNED.
-    decisions, _ = recorded(records.events())
-    stopped = {d.number for d in decisions.values() if d.stops}
+    stopped = _stopped(patient.directory)
     for trial in records.trials():
         if trial.state is State.PRUNED and trial.number not in stopped:
             yield f"{trial.label} is PRUNED, but nothing stopped it"
         elif trial.state.is_final and trial.state is not State.PRUNED and trial.number in stopped:
             yield f"{trial.label} is {trial.state.value}, but was stopped at a rung"
+
+
+def _stopped(directory: Path) -> set[int]:
+    """Trials that a decision at a rung ended; it is in the ledger before its trial is PRUNED."""
+    ledger = Ledger(directory / LEDGER, {}, readonly=True)
+    try:
+        decisions, _ = recorded(ledger.events())
+    finally:
+        ledger.close()
+    return {d.number for d in decisions.values() if d.stops}
 
 
 def _owned(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:

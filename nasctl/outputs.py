@@ -12,7 +12,7 @@ from nasctl.arch import Architecture
 from nasctl.blocktable import BlockTable
 from nasctl.front import front_entries, near_front_entries
 from nasctl.latency import LatencyTable
-from nasctl.records import RunRecords
+from nasctl.records import RunRecords, open_records
 from nasctl.report import write_report
 from nasctl.report.view import BlockRow, RunView
 from nasctl.tracking import Tracker, TrackingSettings, default_uri
@@ -39,7 +39,7 @@ def make_tracker(
     directory: Path, settings: TrackingSettings, on_problem: Callable[[str], None]
 ) -> Tracker:
     """The projection of the run in `directory`; with `tracking=none` it does nothing."""
-    opener = functools.partial(RunRecords, directory.absolute())
+    opener = functools.partial(open_records, directory.absolute())
     return Tracker(opener, settings, on_problem, run=directory)
 
 

@@ -214,9 +214,6 @@ class RunRecords:
     def rejections(self) -> list[Rejection]:
         return self._content.rejections
 
-    def events(self) -> list[tuple[float, str, dict[str, Any]]]:
-        return self._content.events
-
     @property
     def rejected_count(self) -> int:
         return len(self.rejections())
@@ -289,7 +286,7 @@ class RunRecords:
                 reference_point=self.reference_point,
                 epochs=self.config["recipe"]["epochs"],
                 trials=self.trials(),
-                events=self.events(),
+                events=self._content.events,
                 front_ids={m["arch_id"] for m in front["members"]},
             )
         if self.meta("stopped"):
@@ -304,12 +301,12 @@ class RunRecords:
         if self.is_verification:
             return None
         if self.is_ablation:
-            return study_compute(self, self.events())
+            return study_compute(self, self._content.events)
         return compute_json(
             config=self.config,
             trials=self.trials(),
             references=self.references(),
-            events=self.events(),
+            events=self._content.events,
             history=self.hypervolume_history(),
             avoided=self.trainings_avoided,
             halving=self.front.get("halving"),
@@ -395,3 +392,8 @@ _META = (
     "seeds_raised",
     "data",
 )
+
+
+def open_records(directory: str | Path) -> RunRecords:
+    """A fresh snapshot of the run in `directory`; importable, for other processes."""
+    return RunRecords(Path(directory))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,30 @@ def test_hardly_any_gain_is_lost_by_not_looking_at_all(seed: int, k: int) -> Non
     assert found == pytest.approx(wanted[index])
     assert found.max() >= 0.95 * np.delete(wanted, known).max()
     assert 0 < len(index) <= EXAMINED
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_smaller_spread_is_as_if_the_model_were_surer(k: int) -> None:
+    prediction, costs, points, target = situation(3, k)
+    surer = dataclasses.replace(prediction, sd=0.5 * prediction.sd)
+
+    def gains(prediction: Prediction, **spread: float) -> tuple[np.ndarray, np.ndarray]:
+        return candidate_gains(
+            prediction,
+            costs,
+            points,
+            known=[],
+            target=target,
+            samples=SAMPLES,
+            rng=np.random.default_rng(0),
+            **spread,
+        )
+
+    index, found = gains(prediction, spread=0.5)
+    wanted_index, wanted = gains(surer)
+    assert index.tolist() == wanted_index.tolist()
+    assert found == pytest.approx(wanted)
+    assert found != pytest.approx(gains(prediction)[1])
 
 
 @pytest.mark.parametrize("k", [1, 2])

@@ -126,6 +126,7 @@ def candidate_gains(
     target: Target,
     samples: int,
     rng: np.random.Generator,
+    spread: float = 1.0,
 ) -> tuple[Index, Array]:
     """The expected improvement of the promising candidates.
 
@@ -137,17 +138,19 @@ def candidate_gains(
         target: see `Target`.
         samples: of the front.
         rng: of the samples.
+        spread: the candidates' deviations count times this.
 
     Returns:
         Their indices, and the gains.
     """
+    sd = spread * prediction.sd
     believed = target.scores(prediction.mean_at)
     members = front_of(believed, points)
     free = np.delete(np.arange(len(costs)), known)
     index = free[
         _promising(
             prediction.mean[free],
-            prediction.sd[free],
+            sd[free],
             costs[free],
             front=(believed[members], points[members]),
             target=target,
@@ -159,7 +162,7 @@ def candidate_gains(
         members = front_of(scores, points)
         total += expected_improvement(
             prediction.mean[index],
-            prediction.sd[index],
+            sd[index],
             costs[index],
             front_scores=scores[members],
             front_costs=points[members],

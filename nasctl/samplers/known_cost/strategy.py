@@ -43,6 +43,7 @@ PASSING = 10_000_000  # numbers of candidates that are forgotten after the propo
 PARENTS = 24
 STARTERS = 1_000  # candidates that the first trials are chosen from
 RANKED = 25  # proposals kept for attempts that are turned away
+SPREADS = 0.5, 1.0  # deviations count times these, in turn: see docs/known_cost.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,15 +254,16 @@ class KnownCostStrategy:
         taken: set[str],
         *,
         stream: str,
+        spread: float = 1.0,
     ) -> Look:
         """The candidates, and what each is expected to add to what is trained and waiting.
 
         Args:
-            number: of the proposal, for what is random.
+            number, stream: of the proposal and its use, for what is random.
             trained: results that may be on the front.
             waiting: networks that are believed to turn out as expected.
             taken: ids that are no candidates.
-            stream: of random numbers.
+            spread: see `candidate_gains`.
         """
         points = [self._results[i].features for i in trained]
         costs_at = [self._results[i].costs for i in trained]
@@ -291,6 +293,7 @@ class KnownCostStrategy:
             target=target,
             samples=self._options.samples,
             rng=np.random.default_rng(derive_seed(self._seed, stream, number)),
+            spread=spread,
         )
         return Look(
             candidates=[*self._pool, *local],
@@ -318,7 +321,8 @@ class KnownCostStrategy:
     ) -> list[Proposal]:
         self._surrogate.update(self._results)
         trained = self._contenders()
-        look = self._look(number, trained, waiting, taken, stream="front")
+        spread = SPREADS[number % len(SPREADS)]
+        look = self._look(number, trained, waiting, taken, stream="front", spread=spread)
         order = np.argsort(-look.gains, kind="stable")
         fresh = [Proposal(choices=look.candidates[look.index[i]].choices) for i in order[:RANKED]]
         repeats = self._repeats(trained, waiting)

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from botorch_sampler import BoTorch
+from plain_gp_sampler import PlainGP
 
 from nasctl.pareto import front
 from nasctl.samplers.base import Observation, Proposal, Sampler, SamplerContext, derive_seed
@@ -87,6 +88,7 @@ class RegularisedEvolution(LocalSearch):
 BASELINES: dict[str, Callable[[SamplerContext], Sampler]] = {
     "local_search": LocalSearch,
     "regularised_evolution": RegularisedEvolution,
+    "plain_gp": PlainGP,
     "botorch": BoTorch,
     "botorch_hamming": partial(BoTorch, kernel="hamming"),
 }

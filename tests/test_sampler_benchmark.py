@@ -67,6 +67,34 @@ def test_without_botorch_the_other_names_are_offered(
     assert "botorch" not in said.partition("one of ")[2]
 
 
+def test_the_plain_process_knows_the_costs_and_never_repeats_itself(
+    samplers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = samplers.synthetic_table(0)
+    setting = samplers.Setting(trials=20, window=2, noise=0.0, at=[20], options={})
+    everything = samplers.hypervolume(list(table.rows.values()), table.objectives, table.reference)
+    asked: list[tuple[int, str]] = []
+    plain = samplers.BASELINES["plain_gp"]
+
+    def watched(context: object) -> object:
+        sampler = plain(context)
+        ask = sampler.ask
+
+        def recorded(number: int, attempt: int, pending: tuple[object, ...]) -> object:
+            proposal = ask(number, attempt, pending)
+            asked.append((attempt, str(proposal.choices)))
+            return proposal
+
+        monkeypatch.setattr(sampler, "ask", recorded)
+        return sampler
+
+    monkeypatch.setitem(samplers.BASELINES, "watched", watched)
+    (found,) = samplers.run("watched", table, 0, setting)[0]
+    assert found / everything > 0.85  # random search: .70 to .78
+    assert {attempt for attempt, _ in asked} == {0}
+    assert len({choices for _, choices in asked}) == len(asked) == 20
+
+
 def test_a_large_space_is_searched_and_compared_with_the_first_sampler(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

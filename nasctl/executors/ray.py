@@ -72,8 +72,6 @@ ENVIRONMENT = {
     # The processes that Ray starts ahead have 1 s by default, then go for the sake of the trainings
     # that have just asked for all cores; and others are started, seconds later.
     "RAY_idle_worker_killing_time_threshold_ms": "30000",
-    # What workers import before they ask what to do, while the driver imports Tune itself.
-    "RAY_preload_python_modules": "nasctl.executors.ray_worker",
     "RAY_worker_niceness": "0",  # 15 by default: training would yield to everything else
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -1,10 +1,10 @@
 """A baseline of `samplers.py`: the least that knows the costs, from library parts.
 
 One Gaussian process of scikit-learn (a squared exponential and a linear part, fitted at every fifth
-result), and the expected improvement of the front that was observed. The features, the cut of the
-low tail, the prices and the formula of the gain are those of `known_cost`. What that has besides
-(a choice of kernels, a network's own share of the variance, samples of the front, repeats, every
-other proposal surer of its model) is not here.
+result), and the expected improvement of the front that was observed. The features, the scale of
+the accuracies, the prices and the formula of the gain are those of `known_cost`; the deviations
+include the noise. What that has besides (a choice of kernels, a network's own share of the
+variance, samples of the front, repeats, every other proposal surer of its model) is not here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from nasctl.samplers.known_cost.pool import Candidate, PriceList, build_pool
 from nasctl.samplers.known_cost.sampler import unknown_objectives
 from nasctl.samplers.known_cost.scale import Scale
 
+FEWEST = 3  # results without which there is no model
 STARTUP = 10  # trials, spread over the costs
 POOL = 10_000  # random candidates of a large space
 REFIT = 5  # results from one fit to the next
@@ -66,7 +67,7 @@ class PlainGP:
         self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
     ) -> Proposal | None:
         """See `Sampler.ask`."""
-        if number < STARTUP:
+        if number < STARTUP or len(self._told) < FEWEST:
             return self._first.ask(number, attempt, pending)
         if attempt:
             rng = random.Random(derive_seed(self._context.seed, "plain_gp", number, attempt))

@@ -12,8 +12,8 @@ evaluated twice unless a sampler asks for another seed: samplers are asked up to
 one, then one is drawn at random, as in a search. `--window` trials are in flight: their results are
 not known when the next is proposed, their choices are. With --noise, results are told with an
 error, and the front that they declare (means over the seeds of a network) is scored by the table.
---plot draws all curves with their quartiles. The samplers botorch and botorch_hamming, which are
-slow, are there where BoTorch is installed, which nasctl does not need.
+--plot draws all curves with their quartiles. The sampler plain_gp is slow; botorch and
+botorch_hamming, which are slower, are there where BoTorch is installed, which nasctl does not need.
 """
 
 from __future__ import annotations

@@ -94,24 +94,25 @@ def volume(found: list[Choices]) -> float:
 def test_it_finds_more_than_chance_with_a_third_of_the_trials(space: SearchSpace) -> None:
     rng = random.Random(3)
     chance = [volume([space.sample(rng) for _ in range(60)]) for _ in range(5)]
+    # Of five: in the large space a third of the seeds is unlucky in 20 trials.
     found = [volume([p.choices for p, _ in search(make(space, seed=s), 20)]) for s in range(5)]
     assert float(np.median(found)) > max(chance)
 
 
 def test_every_other_proposal_trusts_the_model_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    spreads = []
+    factors = []
 
-    def recorded(*args: object, spread: float, **more: object) -> object:
-        spreads.append(spread)
-        return acquisition.candidate_gains(*args, spread=spread, **more)
+    def recorded(*args: object, sd_factor: float, **more: object) -> object:
+        factors.append(sd_factor)
+        return acquisition.candidate_gains(*args, sd_factor=sd_factor, **more)
 
     monkeypatch.setattr(strategy, "candidate_gains", recorded)
     sampler = make()
     search(sampler, 10)
-    asked = len(spreads)
-    proposals = [sampler.ask(number, 0) for number in (10, 11, 12, 13)]
-    assert spreads[asked:] == [0.5, 1.0, 0.5, 1.0]
-    assert sampler.ask(12, 0) == proposals[2]  # whatever was asked before
+    asked = len(factors)
+    for number in (10, 11, 12, 14, 13, 11):  # the number decides, not how often was asked
+        sampler.ask(number, 0)
+    assert factors[asked:] == [0.5, 1.0, 0.5, 0.5, 1.0, 1.0]
 
 
 def test_no_network_is_proposed_twice_and_all_of_a_small_space_are() -> None:

@@ -100,11 +100,11 @@ def test_hardly_any_gain_is_lost_by_not_looking_at_all(seed: int, k: int) -> Non
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_a_smaller_spread_is_as_if_the_model_were_surer(k: int) -> None:
+def test_a_smaller_factor_is_as_if_the_model_were_surer(k: int) -> None:
     prediction, costs, points, target = situation(3, k)
     surer = dataclasses.replace(prediction, sd=0.5 * prediction.sd)
 
-    def gains(prediction: Prediction, **spread: float) -> tuple[np.ndarray, np.ndarray]:
+    def gains(prediction: Prediction, **sd_factor: float) -> tuple[np.ndarray, np.ndarray]:
         return candidate_gains(
             prediction,
             costs,
@@ -113,10 +113,10 @@ def test_a_smaller_spread_is_as_if_the_model_were_surer(k: int) -> None:
             target=target,
             samples=SAMPLES,
             rng=np.random.default_rng(0),
-            **spread,
+            **sd_factor,
         )
 
-    index, found = gains(prediction, spread=0.5)
+    index, found = gains(prediction, sd_factor=0.5)
     wanted_index, wanted = gains(surer)
     assert index.tolist() == wanted_index.tolist()
     assert found == pytest.approx(wanted)

@@ -67,11 +67,12 @@ def test_without_botorch_the_other_names_are_offered(
     assert "botorch" not in said.partition("one of ")[2]
 
 
+@pytest.mark.parametrize("window", [2, 12])
 def test_the_plain_process_knows_the_costs_and_never_repeats_itself(
-    samplers: ModuleType, monkeypatch: pytest.MonkeyPatch
+    window: int, samplers: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = samplers.synthetic_table(0)
-    setting = samplers.Setting(trials=20, window=2, noise=0.0, at=[20], options={})
+    setting = samplers.Setting(trials=20, window=window, noise=0.0, at=[20], options={})
     everything = samplers.hypervolume(list(table.rows.values()), table.objectives, table.reference)
     asked: list[tuple[int, str]] = []
     plain = samplers.BASELINES["plain_gp"]

@@ -126,7 +126,7 @@ def candidate_gains(
     target: Target,
     samples: int,
     rng: np.random.Generator,
-    spread: float = 1.0,
+    sd_factor: float = 1.0,
 ) -> tuple[Index, Array]:
     """The expected improvement of the promising candidates.
 
@@ -138,12 +138,12 @@ def candidate_gains(
         target: see `Target`.
         samples: of the front.
         rng: of the samples.
-        spread: the candidates' deviations count times this.
+        sd_factor: the candidates' deviations count times this.
 
     Returns:
         Their indices, and the gains.
     """
-    sd = spread * prediction.sd
+    sd = sd_factor * prediction.sd
     believed = target.scores(prediction.mean_at)
     members = front_of(believed, points)
     free = np.delete(np.arange(len(costs)), known)

@@ -43,7 +43,7 @@ PASSING = 10_000_000  # numbers of candidates that are forgotten after the propo
 PARENTS = 24
 STARTERS = 1_000  # candidates that the first trials are chosen from
 RANKED = 25  # proposals kept for attempts that are turned away
-SPREADS = 0.5, 1.0  # deviations count times these, in turn: see docs/known_cost.md
+SD_FACTORS = 0.5, 1.0  # of candidates, in turn: see docs/known_cost.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +254,7 @@ class KnownCostStrategy:
         taken: set[str],
         *,
         stream: str,
-        spread: float = 1.0,
+        sd_factor: float = 1.0,
     ) -> Look:
         """The candidates, and what each is expected to add to what is trained and waiting.
 
@@ -263,7 +263,7 @@ class KnownCostStrategy:
             trained: results that may be on the front.
             waiting: networks that are believed to turn out as expected.
             taken: ids that are no candidates.
-            spread: see `candidate_gains`.
+            sd_factor: see `candidate_gains`.
         """
         points = [self._results[i].features for i in trained]
         costs_at = [self._results[i].costs for i in trained]
@@ -293,7 +293,7 @@ class KnownCostStrategy:
             target=target,
             samples=self._options.samples,
             rng=np.random.default_rng(derive_seed(self._seed, stream, number)),
-            spread=spread,
+            sd_factor=sd_factor,
         )
         return Look(
             candidates=[*self._pool, *local],
@@ -321,8 +321,8 @@ class KnownCostStrategy:
     ) -> list[Proposal]:
         self._surrogate.update(self._results)
         trained = self._contenders()
-        spread = SPREADS[number % len(SPREADS)]
-        look = self._look(number, trained, waiting, taken, stream="front", spread=spread)
+        factor = SD_FACTORS[number % len(SD_FACTORS)]
+        look = self._look(number, trained, waiting, taken, stream="front", sd_factor=factor)
         order = np.argsort(-look.gains, kind="stable")
         fresh = [Proposal(choices=look.candidates[look.index[i]].choices) for i in order[:RANKED]]
         repeats = self._repeats(trained, waiting)
@@ -333,7 +333,7 @@ class KnownCostStrategy:
         if not len(members):
             return fresh
         again = members[np.argmax(worth)]
-        if len(order):
+        if len(order):  # the first of them, be it chosen with its deviation taken for half
             top = int(look.index[order[0]])
             if worth.max() <= fresh_gain(prediction, top, look.costs[top], at, target=target):
                 return fresh

@@ -57,7 +57,8 @@ class Look:
 
     Attributes:
         candidates: the pool, and relatives of the front after it.
-        index: those that are promising; `gains` is what each of them is expected to add.
+        index: those that are promising; `gains` is what each of them is expected to add, with the
+            `sd_factor` of `candidate_gains`.
         prediction: at the candidates, and at the trained and waiting networks.
         costs: of the candidates, (p, k).
         at: of the trained and waiting networks, (m, k).

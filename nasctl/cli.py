@@ -93,7 +93,7 @@ def _search(
     loaded: LoadedConfig, registry: Registry, *, fresh: bool, progress: str, as_json: bool
 ) -> RunRecords:
     from nasctl.config import config_diff, resolved_yaml, with_whole_paths
-    from nasctl.outputs import make_tracker, publish, tracking_settings
+    from nasctl.outputs import make_tracker, publish, rehearse, tracking_settings
     from nasctl.progress import make_progress
     from nasctl.records import RunRecords
     from nasctl.search import SearchRequest, run_search
@@ -114,6 +114,7 @@ def _search(
         display=display,
         track=lambda directory: make_tracker(directory, settings, display.warning),
         publish=publish,
+        rehearse=rehearse,
     )
     try:
         # stdout carries results: what plugins print while they work goes to stderr.

@@ -20,7 +20,7 @@ from __future__ import annotations
 import enum
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,7 +89,8 @@ class Engine:
             have begun.
         stop: ends the search early; None: nothing does.
         halving, checkpoints, warn: see `Trainings`.
-        at_last: called once, while the last trainings run: what would take time after them.
+        at_last: its steps are taken one by one while the last trainings run: what would take time
+            after them.
         clock: monotonic seconds, for durations.
     """
 
@@ -106,11 +107,11 @@ class Engine:
         stop: MarginalGain | None = None,
         checkpoints: Path | None = None,
         warn: Callable[[str], None] = lambda _: None,
-        at_last: Callable[[], None] | None = None,
+        at_last: Iterable[None] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
-        self._at_last = at_last
+        self._at_last = iter(at_last)
         self._settings = settings
         self._source = source
         self._sampler = sampler
@@ -212,9 +213,8 @@ class Engine:
             and self._may_propose(number)
         ):
             self._ahead = self._propose(number)
-        elif self._at_last is not None and not self.has_work():
-            at_last, self._at_last = self._at_last, None
-            at_last()
+        elif not self.has_work():
+            next(self._at_last, None)
 
     def report(self, work: Work, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Stores one epoch; False: stop this trial, it has diverged or is not worth it."""

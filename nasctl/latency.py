@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from nasctl.latency_cache import (
 )
 from nasctl.latency_place import HERE, Place
 from nasctl.latency_runtimes import Runtime, device_fingerprint, open_runtime
-from nasctl.latency_settings import LatencySettings
+from nasctl.latency_settings import LatencySettings, Timer
 from nasctl.latency_table import LatencyEstimate, LatencyTable, WholeLatency
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ __all__ = [
     "measure_graphs",
     "measure_networks",
     "measure_table",
+    "prepared_ahead",
 ]
 
 Pair = tuple[Block, Shape]
@@ -240,6 +241,7 @@ def measure_networks(
     runtime: Runtime | None = None,
     place: Place = HERE,
     device: str | None = None,
+    ready: Mapping[str, Timer] | None = None,
 ) -> dict[str, WholeLatency]:
     """Measures whole networks against each other in interleaved rounds.
 
@@ -256,6 +258,7 @@ def measure_networks(
         runtime: instead of the one that `settings` names (tests).
         place: where to measure; for a node of a cluster everything must be picklable.
         device: the fingerprint that a node must have: `LatencyTable.device`; None: any.
+        ready: timers by architecture id, from `prepared_ahead`; of this machine only.
 
     Returns:
         By architecture id.
@@ -273,10 +276,33 @@ def measure_networks(
         settings,
         build_network=build_network,
         canary_ms=canary_ms,
+        ready=ready or {},
         seed=seed,
         runtime=runtime,
     )
     return place.measure(measure, settings=settings, device=device, progress=progress or silent)
+
+
+def prepared_ahead(
+    architectures: Sequence[Architecture],
+    settings: LatencySettings,
+    *,
+    build_network: BuildNetwork,
+) -> Iterator[tuple[str, Timer]]:
+    """What `measure_networks` need not prepare when it is given it, one network a step: its id and
+    its timer.
+
+    Nothing where a runtime has files for the time of measuring only, or takes the device.
+
+    Raises:
+        EnvironmentProblemError: a network cannot be exported.
+    """
+    if settings.runtime != "onnxruntime":
+        return
+    with open_runtime(settings) as runtime:
+        bench = Bench(runtime, settings)
+        for architecture in architectures:
+            yield architecture.id, bench.timer(architecture, build_network)
 
 
 def measure_graphs(
@@ -331,12 +357,13 @@ def _whole(
     *,
     build_network: BuildNetwork,
     canary_ms: float | None,
+    ready: Mapping[str, Timer],
     seed: int,
     runtime: Runtime | None,
 ) -> dict[str, WholeLatency]:
     with _runtime(runtime, settings) as opened:
         bench = Bench(opened, settings, progress=progress, seed=seed)
-        return bench.whole(distinct, build_network, canary_ms)
+        return bench.whole(distinct, build_network, canary_ms, ready)
 
 
 def _runtime(

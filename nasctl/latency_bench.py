@@ -113,7 +113,7 @@ class Bench:
         fresh = [a for a in networks if a.id not in record.networks]
         for done, architecture in enumerate(fresh):
             self._say(f"preparing networks for calibration {done}/{len(fresh)}")
-            timers.append(self._prepare(build_network(architecture), architecture.input_shape))
+            timers.append(self.timer(architecture, build_network))
         self._time(record, list(missing), fresh, timers, canary)
         record.corrections[choice] = _calibrate(record, networks)
 
@@ -148,14 +148,23 @@ class Bench:
         architectures: Sequence[Architecture],
         build_network: Callable[[Architecture], nn.Module],
         canary_ms: float | None,
+        ready: Mapping[str, Timer],
     ) -> dict[str, WholeLatency]:
         """Measures distinct networks; see `nasctl.latency.measure_networks`."""
         timers: dict[str, Timer] = {}
         for architecture in architectures:
-            self._say(f"preparing networks for timing {len(timers)}/{len(architectures)}")
-            module = build_network(architecture)
-            timers[architecture.id] = self._prepare(module, architecture.input_shape)
+            timer = ready.get(architecture.id)
+            if timer is None:
+                self._say(f"preparing networks for timing {len(timers)}/{len(architectures)}")
+                timer = self.timer(architecture, build_network)
+            timers[architecture.id] = timer
         return self._whole(timers, canary_ms)
+
+    def timer(
+        self, architecture: Architecture, build_network: Callable[[Architecture], nn.Module]
+    ) -> Timer:
+        """What times a whole network."""
+        return self._prepare(build_network(architecture), architecture.input_shape)
 
     def graphs(
         self, models: Mapping[str, bytes], canary_ms: float | None

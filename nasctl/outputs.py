@@ -13,7 +13,7 @@ from nasctl.blocktable import BlockTable
 from nasctl.front import front_entries, near_front_entries
 from nasctl.latency import LatencyTable
 from nasctl.records import RunRecords, open_records
-from nasctl.report import write_report
+from nasctl.report import draw_report, write_report
 from nasctl.report.view import BlockRow, RunView
 from nasctl.tracking import Tracker, TrackingSettings, default_uri
 from search_spaces.blocks import BLOCKS
@@ -50,6 +50,11 @@ def publish(records: RunRecords) -> None:
         EnvironmentProblemError: it cannot be written; an older report stays as it was.
     """
     write_report(report_view(records), records.directory)
+
+
+def rehearse(records: RunRecords) -> None:
+    """Draws the report of a run that goes on, and drops it: the first time takes the imports."""
+    draw_report(report_view(records), records.directory)
 
 
 def rewrite_report(records: RunRecords, target: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from nasctl.executors.place import ExecutorPlace
 from nasctl.executors.surroundings import environ
 from nasctl.interrupt import StopRequest, handling_signals
 from nasctl.latency import LatencySettings, measure_networks
+from nasctl.latency_settings import Timer
 from nasctl.ledger import Ledger
 from nasctl.observer import Observer
 from nasctl.plugins import Registry
@@ -236,12 +237,14 @@ def measure_whole(
     device: str | None,
     ledger: Ledger,
     display: Display,
+    ready: Mapping[str, Timer] | None = None,
 ) -> None:
     """The latency of networks, one by one and alone on the machine, into the ledger.
 
     Args:
         place: where; for a node of a cluster `build_network` is picklable.
         device: the fingerprint that a node must have; None: any.
+        ready: see `measure_networks`.
     """
     where = "the machine" if place.node is None else place.node
     display.phase(f"measuring {len(architectures)} networks whole, alone on {where}")
@@ -254,6 +257,7 @@ def measure_whole(
         progress=display.phase,
         place=place,
         device=device,
+        ready=ready,
     )
     with ledger.transaction():
         ledger.put_measurements({k: v.to_json() for k, v in found.items()})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +19,11 @@ from nasctl.evaluate import CHECKPOINTS
 from nasctl.executors.base import Executor
 from nasctl.executors.place import ExecutorPlace
 from nasctl.files import write_json
-from nasctl.front import (
-    Entry,
-    FrontSoFar,
-    collect_entries,
-    front_entries,
-    near_front_entries,
-)
+from nasctl.front import FrontSoFar
 from nasctl.halving import continued
 from nasctl.interrupt import StopRequest
-from nasctl.latency import LatencyTable
-from nasctl.latency_bench import warm_up
 from nasctl.ledger import Ledger
+from nasctl.measured_front import MeasuredFront
 from nasctl.prepare import Problem
 from nasctl.pricing import (
     Pricer,
@@ -51,7 +44,6 @@ from nasctl.runflow import (
     carry_out,
     check_end,
     drive,
-    measure_whole,
     opened,
 )
 from nasctl.samplers import SamplerContext, create_sampler, sampler_note
@@ -63,8 +55,6 @@ if TYPE_CHECKING:
 
 FLUSH_S = 45.0
 """A small search may be over before MLflow is imported and its new store has its tables."""
-NEAR_FRONT_LIMIT = 24
-"""How many networks are measured whole at the end, front members first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +63,12 @@ class SearchRequest(RunRequest):
 
     Attributes:
         publish: writes the report of a run into its folder.
+        rehearse: what `publish` does, without its files: its first time takes longer than others.
     """
 
     config: SearchConfig
     publish: Callable[[RunRecords], None]
+    rehearse: Callable[[RunRecords], None]
 
 
 def run_search(request: SearchRequest) -> RunRecords:
@@ -171,20 +163,18 @@ class _Search:
         place = latency_place(self._config, executor, self._request.registry)
         continues = self._ledger.meta("latency_table") is not None
         price = self._price(place)
-        measures_here = price.latency is not None and place.node is None
+        front = self._measured_front(price, place)
         engine = self._engine(
-            price,
-            tracking,
-            running.clock_of(executor),
-            at_last=warm_up if measures_here else None,
+            price, tracking, running.clock_of(executor), at_last=self._ahead(front)
         )
         if continues and price.latency is not None and engine.has_work():
             # Another device, or none, is not noticed after hours of training.
             place.check(latency_settings(self._config), price.latency.device, self._display.phase)
         tracking.start()
         self._train(engine, executor)
-        with tracking.paused():  # nothing else may use the machine meanwhile
-            self._measure_front(price, place)
+        if front is not None:
+            with tracking.paused():  # nothing else may use the machine meanwhile
+                front.measure()
 
     def write(self, records: RunRecords) -> None:
         """The front, and beside the weights of its members what they are of."""
@@ -245,7 +235,7 @@ class _Search:
         tracking: Tracking,
         clock: Callable[[], float],
         *,
-        at_last: Callable[[], None] | None,
+        at_last: Iterable[None],
     ) -> Engine:
         config = self._config
         source = CandidateSource(
@@ -308,6 +298,22 @@ class _Search:
         if not trial.is_reference and self._front.add(trial):
             self._display.front(self._front.size, self._front.hypervolume)
 
+    def _measured_front(self, price: Pricer, place: ExecutorPlace) -> MeasuredFront | None:
+        """None: latency is no objective."""
+        if price.latency is None:
+            return None
+        return MeasuredFront(
+            price.latency,
+            latency_settings(self._config),
+            objectives=self._config.objectives,
+            build_network=network_builder(
+                self._config, self._problem, self._request.registry, with_references=True
+            ),
+            place=place,
+            ledger=self._ledger,
+            display=self._display,
+        )
+
     # -- training -----------------------------------------------------------------------------
 
     def _train(self, engine: Engine, executor: Executor) -> None:
@@ -340,42 +346,9 @@ class _Search:
                 f"the space is exhausted after {len(engine.trials)} of {self._config.trials} trials"
             )
 
-    # -- after training -----------------------------------------------------------------------
-
-    def _entries(self, trials: list[Trial]) -> list[Entry]:
-        return collect_entries(
-            trials,
-            measured=self._ledger.measurements(),
-            validation_images=self._ledger.meta("validation_images"),
-        )
-
-    def _measure_front(self, price: Pricer, place: ExecutorPlace) -> None:
-        """Measures front members, near-front candidates and references whole, until the front
-        stands on measured networks: replacing a prediction can bring others onto it."""
-        if price.latency is None:
-            return
-        for _ in itertools.repeat(None, 3):
-            entries = self._entries(self._ledger.trials())
-            references = self._entries(self._ledger.references())
-            members = front_entries(entries, self._config.objectives)
-            near = near_front_entries(entries, members, self._config.objectives)
-            measured = self._ledger.measurements()
-            todo = [e for e in (*members, *near) if e.arch_id not in measured][:NEAR_FRONT_LIMIT]
-            todo += [e for e in references if e.arch_id not in measured]
-            if not todo:
-                return
-            self._measure(todo, price.latency, place)
-
-    def _measure(self, todo: list[Entry], table: LatencyTable, place: ExecutorPlace) -> None:
-        measure_whole(
-            [e.architecture for e in todo],
-            latency_settings(self._config),
-            canary_ms=table.canary_ms,
-            build_network=network_builder(
-                self._config, self._problem, self._request.registry, with_references=True
-            ),
-            place=place,
-            device=table.device,
-            ledger=self._ledger,
-            display=self._display,
-        )
+    def _ahead(self, front: MeasuredFront | None) -> Iterator[None]:
+        """What comes after the last training as far as it can be done before, in steps."""
+        if front is not None:
+            yield from front.ahead()
+        with contextlib.suppress(Exception):  # `publish` fails, too, and is heard
+            self._request.rehearse(RunRecords(self._directory))

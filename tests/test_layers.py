@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
      "evaluate", "tables", "kept_files", "compute*", "resources", "stopping", "device_file",
      "device_bounds", "pretrained", "interrupt", "tracking", "run_network"},
     {"executors", "prepare", "pricing", "replay", "running", "runflow", "search", "dryrun",
-     "device_front", "device_gap", "device_lines",
+     "device_front", "device_gap", "device_lines", "measured_front",
      "planned", "ablation", "ablate", "verification", "verify", "export"},
     {"config", "report", "profile", "doctor*", "progress*", "terminal*", "outputs", "cluster*"},
     {"api", "cli*", "__main__"},

@@ -310,17 +310,21 @@ def test_the_hash_covers_decisions_in_whatever_order_they_were_made() -> None:
     assert len({expected, *(history_hash([], events) for events in different)}) == 5
 
 
-def test_what_comes_after_the_last_training_is_prepared_once_while_it_runs(tmp_path: Path) -> None:
+def test_what_comes_after_the_last_training_is_begun_in_steps_while_it_runs(
+    tmp_path: Path,
+) -> None:
     engine = make_engine(tmp_path / "l", trials=2)
     calls: list[str] = []
-    engine._at_last = lambda: calls.append("at last")
+    engine._at_last = (calls.append(step) for step in ("first", "second"))
     works = [engine.next()]
     engine.prefetch()
     assert calls == []  # another training is to come
     works.append(engine.next())
     engine.prefetch()
-    engine.prefetch()
-    assert calls == ["at last"]
+    assert calls == ["first"]  # in between results are heard
+    for _ in range(3):
+        engine.prefetch()
+    assert calls == ["first", "second"]
     for work in works:
         assert isinstance(work, Work)
         train(engine, work)

@@ -1,4 +1,4 @@
-"""What the Ray executor relies on for its first worker to be there at once; starts Ray."""
+"""What the Ray executor relies on for its first worker to be there soon; starts Ray."""
 
 from __future__ import annotations
 
@@ -53,3 +53,46 @@ def test_a_process_that_ray_started_ahead_waits_for_the_first_training() -> None
             timeout=240,
         )
     assert done.stdout.split() == ["True"], done.stderr
+
+
+LOCAL = """
+import sys
+from nasctl.executors import ray_local
+from nasctl.executors.surroundings import silenced
+
+import ray
+import psutil
+from ray._private import services
+
+looks = services.get_node
+ready = []
+def get_node(*args, **kwargs):
+    ready.append(all(name in sys.modules for name in ray_local.AHEAD))
+    return looks(*args, **kwargs)
+services.get_node = get_node
+
+with silenced("ray"):
+    ray_local.start_here(sys.argv[1], cpus=1, has_gpus=False, object_bytes=0,
+                         common={"log_to_driver": False})
+
+commands = [" ".join(p.cmdline()) for p in psutil.Process().children()]
+(raylet,) = [c for c in commands if "--raylet_socket_name" in c]
+print(len(commands), ready, "ray.dashboard.optional_deps" in sys.modules)
+print("agent.py" in raylet.partition("--dashboard_agent_command")[2],
+      " --minimal" in raylet.partition("--dashboard_agent_command")[2])
+"""
+
+
+def test_the_driver_imports_before_it_looks_for_the_raylet_and_no_dashboard_is_wanted() -> None:
+    """Two processes, the head's store and the raylet; the raylet's agent is that of an
+    installation without a dashboard, whose libraries nobody imports."""
+    with scratch_dir() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", LOCAL, folder],
+            env=os.environ | ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+    assert done.stdout.splitlines() == ["2 [True] False", "True True"], done.stderr

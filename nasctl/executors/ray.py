@@ -44,6 +44,7 @@ from nasctl.executors.ray_cluster import (
     resolved,
     token_environment,
 )
+from nasctl.executors.ray_local import nothing, start_here
 from nasctl.executors.ray_membership import Membership, Need, alive_nodes
 from nasctl.executors.reaper import reaper
 from nasctl.executors.scratch import scratch_dir
@@ -91,8 +92,6 @@ SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE", "TUNE_ORIG_WORKING_DIR")
 TOKEN = secrets.token_hex(32)
 """Guards a local cluster, which listens on all interfaces. In memory only; one per process,
 because Ray reads it once."""
-
-OBJECT_STORE_BYTES = 100 * 2**20  # beside the payload; Ray's minimum is 75 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +249,7 @@ class RayExecutor:
 
             # Prints the raylet's remarks on dead workers, in spite of log_to_driver=False.
             printer = importlib.import_module("ray._private.worker")
-            with replaced(printer, print_to_stdstream=_nothing):
+            with replaced(printer, print_to_stdstream=nothing):
                 try:
                     self._connect(folder, object_bytes, address)
                     with reaper(raylet_children()) as reap, gone_explained(reap):
@@ -274,7 +273,13 @@ class RayExecutor:
                 with replaced(constants, NUM_REDIS_GET_RETRIES=RETRIES):
                     ray.init(address=address, **common)
             else:
-                self._start_here(folder, object_bytes, common)
+                start_here(
+                    folder,
+                    cpus=math.ceil(self._local_workers() * self.cpus),
+                    has_gpus=self.gpus > 0,
+                    object_bytes=object_bytes,
+                    common=common,
+                )
         except SystemExit:  # SIGTERM met the handler that ray.init installs
             install_handlers(handlers)
             signal.raise_signal(signal.SIGTERM)
@@ -287,36 +292,6 @@ class RayExecutor:
         install_handlers(handlers)
         if address is None:
             self._check_resources(ray.cluster_resources())
-
-    def _start_here(self, folder: str, object_bytes: int, common: Mapping[str, Any]) -> None:
-        import ray
-
-        # The autoscaler's monitor, the dashboard's server (in spite of include_dashboard=False) and
-        # the log monitor do nothing for us, but take seconds of both cores while the first
-        # trainings want to start.
-        node: Any = importlib.import_module("ray._private.node").Node
-        # A group of their own: a signal to ours (a terminal's Ctrl-C, a service manager's SIGTERM)
-        # is for the driver, which ends them when it is done.
-        services: Any = importlib.import_module("ray._private.services")
-        popen = functools.partial(services.ConsolePopen, process_group=0)
-        with (
-            replaced(services, ConsolePopen=popen),
-            replaced(
-                node,
-                start_monitor=_nothing,
-                start_api_server=_nothing,
-                start_log_monitor=_nothing,
-            ),
-        ):
-            ray.init(
-                address="local",
-                num_cpus=math.ceil(self._local_workers() * self.cpus),
-                num_gpus=0 if self.gpus == 0 else None,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES + object_bytes,
-                _temp_dir=folder,
-                **common,
-            )
 
     def _code(self) -> Code:
         return Code(version=installed(), plugins=dict(self.plugins))
@@ -375,7 +350,3 @@ def _own_environment(*, inherited: bool) -> contextlib.AbstractContextManager[No
     remote = ray.remote if inherited else ray.remote(runtime_env={"env_vars": variables})
     actor_class = functools.cache(remote)
     return replaced(cache, get=lambda _, trainable: actor_class(trainable))
-
-
-def _nothing(*args: object, **kwargs: object) -> None:
-    del args, kwargs

@@ -70,6 +70,13 @@ def write_report(view: RunView, target: Path) -> list[Path]:
         EnvironmentProblemError: they cannot be written. Older files of these names are then as
             they were: each new one is complete on disk before the first takes its name.
     """
+    contents = draw_report(view, target)
+    write_together(contents)
+    return list(contents)
+
+
+def draw_report(view: RunView, target: Path) -> dict[Path, bytes]:
+    """What `write_report` writes, by its path; writes nothing."""
     page_file = page_path(target)
     png = page_file.with_suffix(".png")
     contents: dict[Path, bytes] = {
@@ -81,8 +88,7 @@ def write_report(view: RunView, target: Path) -> list[Path]:
     if view.compute is not None:
         ledger = json.dumps(view.compute, indent=2, allow_nan=False)
         contents[page_file.with_suffix(".compute.json")] = f"{ledger}\n".encode()
-    write_together(contents)
-    return list(contents)
+    return contents
 
 
 def page_path(target: Path) -> Path:

@@ -17,7 +17,7 @@ import pytest
 
 from nasctl.arch import Architecture, Opaque
 from nasctl.errors import EnvironmentProblemError
-from nasctl.report import RunView, render_html, text, write_report
+from nasctl.report import RunView, draw_report, render_html, text, write_report
 from nasctl.report import write as report
 from nasctl.report.network import colours, drawing, settings, silhouette
 from nasctl.report.view import charted, median_error, points, primary, staircase, tabled
@@ -269,7 +269,10 @@ def test_strips_share_a_scale_and_colours_tell_ops_apart() -> None:
 
 def test_write_report_makes_four_files_that_agree(tmp_path: Path) -> None:
     view = sample.view()
+    drawn = draw_report(view, tmp_path)
+    assert not list(tmp_path.iterdir())
     paths = write_report(view, tmp_path)
+    assert list(drawn) == paths
     assert [p.name for p in paths] == ["report.html", "report.png", "report.csv", "report.md"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
     assert paths[1].read_bytes().startswith(b"\x89PNG")

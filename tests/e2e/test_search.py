@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from nasctl.trial import State
 from search_spaces.blocks import BLOCKS
-from tests.e2e.command import Desk, completed, history
+from tests.e2e.command import TABLE, Desk, completed, history
 
 TOY = ("search", "toy.yaml", "--plugin", "toy_table")
 
@@ -218,6 +218,26 @@ def test_a_second_driver_is_refused_with_the_pid_of_the_first(desk: Desk) -> Non
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+REHEARSAL = """
+import nasctl.outputs
+rehearse = nasctl.outputs.rehearse
+
+def noted(records):
+    rehearse(records)
+    with open("rehearsed", "a") as file:
+        file.write(f"{sum(t.state.is_final for t in records.trials())} of {len(records.trials())}")
+
+nasctl.outputs.rehearse = noted
+"""
+
+
+def test_the_report_is_drawn_once_while_the_last_training_runs(desk: Desk) -> None:
+    desk.write("toy_table.py", TABLE + REHEARSAL)
+    desk.run(*TOY, "trials=3", "executor.workers=1", TOY_SECONDS="0.6")
+    assert (desk.folder / "rehearsed").read_text() == "2 of 3"
+    assert (desk.folder / "runs" / "toy" / "report.html").exists()
 
 
 def test_a_bad_trial_costs_only_itself(desk: Desk) -> None:

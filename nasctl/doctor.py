@@ -204,24 +204,36 @@ def _complete(patient: Patient, _remark: Callable[[str], None]) -> Iterator[str]
     for trial in (*records.trials(), *records.references()):
         if trial.state is State.FAILED and not trial.error:
             yield f"{trial.label} FAILED without a reason"
-        if trial.state is not State.COMPLETE:
-            continue
-        for metric in records.objectives:
-            value = trial.metrics.get(metric)
-            if value is None or not math.isfinite(value):
-                yield f"{trial.label} is COMPLETE, but its {metric} is {value}"
-        if not -1e-6 <= trial.metrics.get("accuracy", 0.0) <= 1 + 1e-6:
-            yield f"{trial.label} has an accuracy of {trial.metrics['accuracy']:g}"
-        if trial.is_reference:
-            continue  # compared with, whatever it costs
-        for metric in Priced(cost=trial.cost, intervals=trial.cost_intervals).violations(bounds):
-            yield f"{trial.label} breaks constraints.{metric}={bounds[metric]:g}"
+        if trial.state is State.COMPLETE:
+            yield from _values(trial, records.objectives, bounds)
     stopped = _stopped(patient.directory)
     for trial in records.trials():
         if trial.state is State.PRUNED and trial.number not in stopped:
             yield f"{trial.label} is PRUNED, but nothing stopped it"
         elif trial.state.is_final and trial.state is not State.PRUNED and trial.number in stopped:
             yield f"{trial.label} is {trial.state.value}, but was stopped at a rung"
+
+
+def _values(trial: Trial, objectives: Objectives, bounds: Mapping[str, float]) -> Iterator[str]:
+    """Of a COMPLETE trial: they are those of its last epoch with its costs, and can be."""
+    last = trial.evaluations[-1].metrics if trial.evaluations else {}
+    expected = {**last, **trial.cost}
+    for metric in sorted(trial.metrics.keys() | expected.keys()):
+        if trial.metrics.get(metric) != expected.get(metric):
+            yield (
+                f"{trial.label} has {metric} {trial.metrics.get(metric)}, but its last epoch and "
+                f"its costs say {expected.get(metric)}"
+            )
+    for metric in objectives:
+        value = trial.metrics.get(metric)
+        if value is None or not math.isfinite(value):
+            yield f"{trial.label} is COMPLETE, but its {metric} is {value}"
+    if not -1e-6 <= trial.metrics.get("accuracy", 0.0) <= 1 + 1e-6:
+        yield f"{trial.label} has an accuracy of {trial.metrics['accuracy']:g}"
+    if trial.is_reference:
+        return  # compared with, whatever it costs
+    for metric in Priced(cost=trial.cost, intervals=trial.cost_intervals).violations(bounds):
+        yield f"{trial.label} breaks constraints.{metric}={bounds[metric]:g}"
 
 
 def _stopped(directory: Path) -> set[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasctl.checkpoints import Checkpoints
 from nasctl.errors import ConfigError, NasctlError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nasctl.pretrained import Pretrained
 
     Payload = Dataset | tuple[Dataset | None, Mapping[str, Pretrained]] | None
+
+T = TypeVar("T")
 
 CHECKPOINTS = "checkpoints"
 """The folder in a run's folder."""
@@ -125,8 +127,9 @@ class TrainingJob:
                 recipe = dataclasses.replace(recipe, **dataclasses.asdict(self.fine_tuning))
         trainer = registry.lookup("trainers", "recipe.trainer", recipe.trainer)
         if trainer is not train:
-            for metrics in trainer(model, self.dataset, recipe, work.seed):
-                yield dict(metrics)
+            results = trainer(model, self.dataset, recipe, work.seed)
+            who = f"trainer {recipe.trainer!r}"
+            yield from map(dict, _within_budget(results, work.epochs, who))
         else:
             kept = self._checkpoints(work, recipe, self.dataset)
             resume = kept.latest(work.known_epochs) if kept and work.known_epochs else None
@@ -213,8 +216,15 @@ class EvaluatorJob:
             # The result of the whole budget: its last epoch, not its first.
             yield EpochMetrics(_checked(self.evaluator, result), work.epochs)
             return
-        for metrics in result:
+        for metrics in _within_budget(result, work.epochs, f"evaluator {self.evaluator!r}"):
             yield _checked(self.evaluator, metrics)
+
+
+def _within_budget(results: Iterable[T], epochs: int, who: str) -> Iterator[T]:
+    for epoch, metrics in enumerate(results, 1):
+        if epoch > epochs:
+            raise EvaluationError(f"{who} gave a result after the last of its {epochs} epochs")
+        yield metrics
 
 
 def _checked(evaluator: str, metrics: object) -> dict[str, float]:

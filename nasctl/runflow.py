@@ -153,7 +153,7 @@ def carry_out(
             record_artifacts(run, records.sealed())
         # An interrupted run sends the rest when it is continued: no word about it now.
         sent = tracking.close(flush_s if status == "FINISHED" else 3.0)
-        if not sent and status != "INTERRUPTED":
+        if not sent and status != "INTERRUPTED" and records.trials():
             display.warning(
                 f"not everything reached the tracking store; later: nasctl sync {directory}"
             )

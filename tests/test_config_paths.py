@@ -50,6 +50,16 @@ def test_data_and_weights_of_a_search() -> None:
     assert with_whole_paths(other).data.options["val_size"] == 0.2
 
 
+def test_the_file_of_a_table_and_of_nothing_else() -> None:
+    Path("x.csv").touch()
+    here = Path.cwd()
+    table = ("evaluator=table", "space.family=table", "space.options.file=x.csv")
+    options = with_whole_paths(loaded(*table)).space.options
+    assert options["file"] == str(here / "x.csv")
+    mine = with_whole_paths(loaded("space.family=mine", "space.options.file=x.csv"))
+    assert mine.space.options["file"] == "x.csv"
+
+
 def plain(**changes: Any) -> dict[str, Any]:
     values = {
         "evaluator": "train",
@@ -79,6 +89,26 @@ def test_of_what_is_not_compared_by_content_only_the_spelling_may_change() -> No
     study = {"factors": {}, **plain()}
     moved = {**study, "data": {"name": "npz", "path": "/b/x.npz", "val_size": 0.1}}
     assert config_diff(study, moved) == ["data.path: /a/x.npz -> /b/x.npz"]
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "family", "may_move"),
+    [("table", "table", True), ("replay", "table", False), ("train", "mine", False)],
+)
+def test_a_table_may_move_where_its_results_are_compared(
+    evaluator: str, family: str, may_move: bool
+) -> None:
+    before, after = (
+        plain(
+            evaluator=evaluator,
+            space={"family": family, "options": {"file": f"/{folder}/x.csv"}},
+            replay={"run": f"/{folder}/toy"},
+        )
+        for folder in "ab"
+    )
+    table, recording = "space.options.file: /a/x.csv -> /b/x.csv", "replay.run: /a/toy -> /b/toy"
+    expected = [] if may_move else [table]
+    assert config_diff(before, after) == expected + [recording] * (evaluator != "replay")
 
 
 def test_other_images_are_refused_and_no_images_are_not_compared() -> None:

@@ -98,6 +98,10 @@ def test_a_replay_goes_on_with_the_trainings_that_it_began_with(tmp_path: Path) 
     shutil.rmtree(tmp_path / "runs/toy")
     (tmp_path / "runs/before").rename(tmp_path / "runs/toy")
     desk.run(*again, "replay.run=runs/../runs/toy/", "trials=4")
+    # And wherever it has been taken.
+    shutil.move(tmp_path / "runs/toy", tmp_path / "elsewhere")
+    desk.run(*again, "replay.run=elsewhere", "trials=5")
+    assert len(desk.trials("again")) == 5
     (tmp_path / "below").mkdir()
     below = Desk(tmp_path / "below", tmp_path / "cache")
     shutil.copy(tmp_path / "toy_table.py", tmp_path / "below")

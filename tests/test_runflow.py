@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nasctl.errors import InterruptedSearchError
+from nasctl.errors import InterruptedSearchError, NothingFeasibleError
 from nasctl.interrupt import StopRequest
 from nasctl.records import RunRecords
 from nasctl.rundir import open_run
@@ -25,10 +26,12 @@ class Untracked:
         return contextlib.nullcontext()
 
     def close(self, flush_seconds: float) -> bool:
-        return True
+        return False
 
 
-def carry(directory: Path, error: Exception, signal: int) -> None:
+def carry(
+    directory: Path, error: Exception, signal: int, warn: Callable[[str], None] = print
+) -> None:
     """A run whose work ends so, after a signal (0: there was none)."""
     stop = StopRequest()
 
@@ -37,7 +40,7 @@ def carry(directory: Path, error: Exception, signal: int) -> None:
         raise error
 
     request: Any = SimpleNamespace(
-        display=SimpleNamespace(phase=print, warning=print),
+        display=SimpleNamespace(phase=print, warning=warn),
         track=lambda _: Untracked(),
         command="nasctl search x",
     )
@@ -61,3 +64,10 @@ def test_a_signal_within_an_import_is_an_interrupt(tmp_path: Path) -> None:
     assert RunRecords(tmp_path / "a").status == "INTERRUPTED"
     with pytest.raises(ImportError):
         carry(tmp_path / "b", error, 0)
+
+
+def test_where_nothing_was_trained_the_tracking_store_lacks_nothing(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(NothingFeasibleError, match="no candidate"):
+        carry(tmp_path / "a", NothingFeasibleError("no candidate"), 0, told.append)
+    assert told == []

@@ -269,3 +269,8 @@ def test_a_search_does_not_go_on_with_other_rows(file: Path) -> None:
     assert "space.options.file: results.csv has changed since this run began: other rows" in err
     file.write_text(before + "\n")  # the same rows
     desk.run(*run, "trials=2")
+    # Where they lie is no matter, and the run says where it was.
+    assert desk.records("known").config["space"]["options"]["file"] == str(file)
+    file.rename(file.with_name("moved.csv"))
+    desk.run(*run, "space.options.file=moved.csv", "trials=3")
+    assert len(desk.trials("known")) == 3

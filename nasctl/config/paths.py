@@ -2,7 +2,7 @@
 
 A run records them whole, so that whatever reads it later, from wherever, means the same files. When
 it continues they may have moved: what they hold is compared then (`prepare.check_data`,
-`references.check_weights`).
+`prepare.check_results`, `references.check_weights`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from nasctl.config.guard import Key
 if TYPE_CHECKING:
     from nasctl.config.schema import SearchConfig
 
+DATA, RECORDING, TABLE = ("data", "path"), ("replay", "run"), ("space", "options", "file")
+
 
 def whole_path(text: str) -> str:
     """From the root of the file system, if there is such a file here; else as it was given.
@@ -30,7 +32,8 @@ def whole_path(text: str) -> str:
 
 
 def with_whole_paths(config: SearchConfig) -> SearchConfig:
-    """The configuration with `data.path`, `init.weights` and `replay.run` from the root."""
+    """The configuration with `data.path`, `init.weights`, `replay.run` and the file of a table, all
+    from the root."""
     options = config.data.options
     update: dict[str, Any] = {}
     if isinstance(given := options.get("path"), str):
@@ -47,18 +50,26 @@ def with_whole_paths(config: SearchConfig) -> SearchConfig:
     if config.replay.run is not None:
         run = whole_path(config.replay.run)
         update["replay"] = config.replay.model_copy(update={"run": run})
+    table = config.space.options.get("file")
+    if config.space.family == "table" and isinstance(table, str):
+        options = {**config.space.options, "file": whole_path(table)}
+        update["space"] = config.space.model_copy(update={"options": options})
     return config.model_copy(update=update)
 
 
-def is_path(key: Key) -> bool:
+def is_path(key: Key, config: Mapping[str, Any]) -> bool:
     """Whether the value of a key is the path of something whose content decides results."""
-    return key in (("data", "path"), ("replay", "run")) or key[:2] == ("init", "weights")
+    if key == TABLE:
+        return config["space"]["family"] == "table"
+    return key in (DATA, RECORDING) or key[:2] == ("init", "weights")
 
 
-def are_compared_by_content(config: Mapping[str, Any]) -> bool:
-    """Whether a run notices other content when it continues: one that trains. The trainings of a
-    study are known by their settings as they were given, so those may not change."""
-    return "factors" not in config and config.get("evaluator") == "train"
+def is_compared_by_content(key: Key, config: Mapping[str, Any]) -> bool:
+    """Whether a run notices other content behind a path when it continues: a search that makes its
+    results of it. The trainings of a study are known by their settings as they were given, so
+    those may not change."""
+    uses = "replay" if key == RECORDING else "table" if key == TABLE else "train"
+    return "factors" not in config and config.get("evaluator") == uses
 
 
 def same_place(was: object, now: object) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasctl.config import guard
 from nasctl.config.guard import Key, dotted
-from nasctl.config.paths import are_compared_by_content, is_path, same_place
+from nasctl.config.paths import is_compared_by_content, is_path, same_place
 from nasctl.config.values import leaves
 from nasctl.errors import EnvironmentProblemError
 
@@ -53,7 +53,8 @@ def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What keeps a run with the resolved config `old` from being continued with `new`.
 
     `trials` may be raised; executor, tracking, the output folder, the stop rule and prices may
-    change, and where data and weights to begin with lie, whose content is compared.
+    change, and where data, weights to begin with, a table or a recording lie, whose content is
+    compared.
 
     Returns:
         `key: old -> new`, one line per key, in the order of `new`.
@@ -82,14 +83,14 @@ def diff(
         kind = "an ablation study" if "factors" in old else "a search"
         return [f"name: the run of this name is {kind}"]
     before, after = dict(leaves(old)), dict(leaves(new))
-    is_content_compared = are_compared_by_content(old) and are_compared_by_content(new)
     lines = []
     for key in dict.fromkeys((*after, *before)):
         was, now = before.get(key, "absent"), after.get(key, "absent")
         if (was == now and type(was) is type(now)) or key[0] in free:
             continue
         both = isinstance(was, str) and isinstance(now, str)
-        if is_path(key) and both and (is_content_compared or same_place(was, now)):
+        is_compared = all(is_compared_by_content(key, config) for config in (old, new))
+        if is_path(key, old) and both and (is_compared or same_place(was, now)):
             continue
         unused = key[0] == "init" and after.get(("init", "weights"), 0) is None
         if key not in before and (now is None or unused):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from nasctl.executors.ray import ENVIRONMENT
 from nasctl.executors.scratch import scratch_dir
@@ -70,7 +71,7 @@ def get_node(*args, **kwargs):
     ready.append(all(name in sys.modules for name in ray_local.AHEAD))
     return looks(*args, **kwargs)
 services.get_node = get_node
-
+{before}
 with silenced("ray"):
     ray_local.start_here(sys.argv[1], cpus=1, has_gpus=False, object_bytes=0,
                          common={"log_to_driver": False})
@@ -83,16 +84,39 @@ print("agent.py" in raylet.partition("--dashboard_agent_command")[2],
 """
 
 
+def local(before: str, folder: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LOCAL.replace("{before}", before), folder],
+        env=os.environ | ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
 def test_the_driver_imports_before_it_looks_for_the_raylet_and_no_dashboard_is_wanted() -> None:
     """Two processes, the head's store and the raylet; the raylet's agent is that of an
     installation without a dashboard, whose libraries nobody imports."""
     with scratch_dir() as folder:
-        done = subprocess.run(
-            [sys.executable, "-c", LOCAL, folder],
-            env=os.environ | ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
+        done = local("", folder)
     assert done.stdout.splitlines() == ["2 [True] False", "True True"], done.stderr
+
+
+STOPPED = """
+import signal
+signal.signal(signal.SIGTERM, lambda number, frame: print("asked to stop"))
+ray_local.AHEAD = ("sends_a_signal",)
+"""
+
+
+def test_a_signal_during_the_imports_is_heard_by_our_handler_and_not_lost(tmp_path: Path) -> None:
+    """Ray's own would end its processes, and raise where an import makes something else of it."""
+    (tmp_path / "sends_a_signal.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except BaseException:\n    raise ImportError('initialization failed')\n"
+    )
+    with scratch_dir() as folder:
+        done = local(STOPPED, folder, PYTHONPATH=str(tmp_path))
+    assert done.stdout.splitlines()[0] == "asked to stop", done.stderr
+    assert done.stdout.splitlines()[-1] == "True True", done.stderr

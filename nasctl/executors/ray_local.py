@@ -6,10 +6,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nasctl.executors.surroundings import replaced
+from nasctl.executors.surroundings import handlers_now, install_handlers, replaced
 
 OBJECT_STORE_BYTES = 100 * 2**20  # beside the payload; Ray's minimum is 75 MiB
 AHEAD = ("nasctl.executors.ray_tune", "nasctl.executors.ray_worker")
@@ -48,7 +49,7 @@ def start_here(
             start_monitor=nothing,
             start_api_server=nothing,
             start_log_monitor=nothing,
-            start_raylet=_then_imports(node.start_raylet),
+            start_raylet=_then_imports(node.start_raylet, handlers_now()),
         ),
     ):
         ray.init(
@@ -62,12 +63,20 @@ def start_here(
         )
 
 
-def _then_imports(start: Callable[..., None]) -> Callable[..., None]:
+def _then_imports(
+    start: Callable[..., None], handlers: Mapping[signal.Signals, Any]
+) -> Callable[..., None]:
     """The same, and imports what comes next: a raylet needs a second, and is looked for once a
-    second."""
+    second.
+
+    Args:
+        handlers: of signals, from then on. Those of Ray raise, which is lost where compiled code is
+            imported.
+    """
 
     def start_and_import(*args: object, **kwargs: object) -> None:
         start(*args, **kwargs)
+        install_handlers(handlers)
         with contextlib.suppress(ImportError):  # comes again where it is needed
             for name in AHEAD:
                 importlib.import_module(name)

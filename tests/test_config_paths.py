@@ -54,9 +54,9 @@ def test_the_file_of_a_table_and_of_nothing_else() -> None:
     Path("x.csv").touch()
     here = Path.cwd()
     table = ("evaluator=table", "space.family=table", "space.options.file=x.csv")
-    options = with_whole_paths(loaded(*table)).space.options
+    options = with_whole_paths(loaded("reference=[]", *table)).space.options
     assert options["file"] == str(here / "x.csv")
-    mine = with_whole_paths(loaded("space.family=mine", "space.options.file=x.csv"))
+    mine = with_whole_paths(loaded("reference=[]", "space.family=mine", *table[2:]))
     assert mine.space.options["file"] == "x.csv"
 
 

@@ -195,7 +195,7 @@ def test_i2_a_failure_and_another_seed_do_not_count(bench: Bench) -> None:
         ("metrics=replace(metrics, '\"accuracy\":', '\"accuracy\":0.125, \"x\":')",
          "#2 has accuracy 0.125, but its last epoch and its costs say 0."),
         ("metrics=replace(metrics, '\"params\":', '\"params\":7, \"x\":')",
-         "#2 has params 7.0, but its last epoch and its costs say "),
+         "#2 has params 7, but its last epoch and its costs say "),
         ("cost='{\"latency_ms\":7.0,\"params\":11.0}'", "#2 breaks constraints.latency_ms=5"),
         ("state='FAILED'", "#2 FAILED without a reason"),
     ],

@@ -55,7 +55,7 @@ def test_a_stopped_trial_that_has_a_result(ledger: Path) -> None:
     metrics = json.dumps({"accuracy": 0.5, "params": 1.0})
     state = f"state = 'COMPLETE', metrics = '{metrics}'"
     first = "(SELECT min(number) FROM trials WHERE state = 'PRUNED')"
-    (line,) = edit(ledger, f"UPDATE trials SET {state} WHERE number = {first}")
+    *_, line = edit(ledger, f"UPDATE trials SET {state} WHERE number = {first}")
     assert line.endswith(" is COMPLETE, but was stopped at a rung")
 
 

@@ -266,7 +266,7 @@ def test_a_search_does_not_go_on_with_other_rows(file: Path) -> None:
     before = file.read_text()
     file.write_text(before.replace(",60", ",90"))
     _, err = desk.run(*run, "trials=2", code=2)
-    assert "space.options.file: results.csv has changed since this run began: other rows" in err
+    assert f"space.options.file: {file} has changed since this run began: other rows" in err
     file.write_text(before + "\n")  # the same rows
     desk.run(*run, "trials=2")
     # Where they lie is no matter, and the run says where it was.

@@ -60,7 +60,7 @@ def with_whole_paths(config: SearchConfig) -> SearchConfig:
 def is_path(key: Key, config: Mapping[str, Any]) -> bool:
     """Whether the value of a key is the path of something whose content decides results."""
     if key == TABLE:
-        return config["space"]["family"] == "table"
+        return bool(config["space"]["family"] == "table")
     return key in (DATA, RECORDING) or key[:2] == ("init", "weights")
 
 

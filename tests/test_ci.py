@@ -49,3 +49,12 @@ def test_ci_starts_the_real_containers_too() -> None:
         check=True,
     ).stdout
     assert made.rstrip().endswith("tests/e2e/compose.sh")
+
+
+def test_ci_waits_for_what_it_installs_beside_other_things() -> None:
+    """A failed installation ends it: `wait` gives its exit code, with `set -e`."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.startswith("#!/usr/bin/env bash\n")
+    assert "\nset -euo pipefail\n" in script
+    begin, wait = script.index("make .venv/.installed-dev"), script.index('\nwait "$installing"\n')
+    assert begin < wait < script.index("\nmake test\n")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
 
 from nasctl.cli import main
+from nasctl.cli_common import say
+from nasctl.errors import EnvironmentProblemError
 
 
 def run() -> None:
@@ -17,6 +20,9 @@ def run() -> None:
     takes a second and more, and serves nobody.
     """
     code: object = 0
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - to the end
     try:
         main()
     except SystemExit as done:
@@ -27,9 +33,13 @@ def run() -> None:
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        pass  # the reader has gone, and wants no more; or it is closed
+    except OSError as error:
+        say(f"Error: stdout: {error.strerror}")
+        code = code or EnvironmentProblemError.exit_code
+    with contextlib.suppress(OSError, ValueError):  # `main` has closed it, or it takes no more
         sys.stderr.flush()
-    except (OSError, ValueError):  # the reader has gone, or `main` has closed it
-        sys.exit(code)
     os._exit(code or 0)
 
 

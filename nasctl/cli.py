@@ -6,6 +6,7 @@ Only click is imported here at start-up; each command imports what it needs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import traceback
 from pathlib import Path
@@ -28,13 +29,19 @@ from nasctl.cli_export import export
 from nasctl.cli_front import front
 from nasctl.cli_ui import ui
 from nasctl.cli_verify import verify
-from nasctl.errors import ConfigError, InterruptedSearchError, NasctlError
+from nasctl.errors import (
+    ConfigError,
+    EnvironmentProblemError,
+    InterruptedSearchError,
+    NasctlError,
+)
 
 if TYPE_CHECKING:
     from nasctl.config import LoadedConfig
     from nasctl.plugins import Registry
     from nasctl.records import RunRecords
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -302,10 +309,19 @@ def main() -> None:
         # The reader of our output has gone (`| head`): not an error, but nothing more to say.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise _bug() from None
+        say(f"Error: stdout: {error.strerror}; nothing that was finished is lost")
+        sys.exit(EnvironmentProblemError.exit_code)
     except SystemExit as done:
         # click puts another stdout there and exits with 1, which we say is a bug of ours.
         sys.exit(done.code if sys.stdout is stdout else 0)
     except Exception:
-        traceback.print_exc()
-        say("This is a bug in nasctl; nothing that was finished is lost. Please report the above.")
-        sys.exit(1)
+        raise _bug() from None
+
+
+def _bug() -> SystemExit:
+    traceback.print_exc()
+    say("This is a bug in nasctl; nothing that was finished is lost. Please report the above.")
+    return SystemExit(1)

@@ -1,4 +1,5 @@
-"""Layer 3: Ctrl-C and SIGTERM: the first stops gracefully, a second Ctrl-C at once."""
+"""Layer 3: Ctrl-C and SIGTERM: the first stops gracefully, a second Ctrl-C at once, and a second
+SIGTERM changes nothing."""
 
 from __future__ import annotations
 
@@ -30,6 +31,8 @@ class StopRequest:
         """The signal handler."""
         del frame
         again = self.exit_code != 0
+        if again and number == signal.SIGTERM:
+            return  # whoever asks twice is waiting; what is on its way needs a few seconds
         self.exit_code = 128 + number
         if again and number == signal.SIGINT:
             # Everything that was shown is in the ledger; nothing has to be saved on the way out.

@@ -216,12 +216,12 @@ def check_results(config: SearchConfig, problem: Problem, recorded: str | None) 
     if problem.recording is None:
         name = problem.family_options["file"]
         raise ConfigError(
-            f"space.options.file: {name} has changed since this run began: other rows; put the old "
-            "ones back"
+            f"space.options.file: {name} has other rows than this run began with; put the old ones "
+            "back"
         )
     raise ConfigError(
-        f"replay.run: {config.replay.run} has changed since this run began: it has "
-        f"{len(problem.recording.trials)} finished trainings now, which lead to other networks"
+        f"replay.run: {config.replay.run} has other trainings than this run began with: "
+        f"{len(problem.recording.trials)} that are finished, which lead to other networks"
     )
 
 

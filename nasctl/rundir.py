@@ -111,7 +111,9 @@ def open_run(
                         source=str(directory),
                     )
                 ledger.copy_to(directory / COPY)  # as its last driver left it
-                ledger.set_meta(config=config)
+                # What continues it from now on: an older command may ask for fewer trials.
+                now = {k: meta[k] for k in ("command",) if k in meta}
+                ledger.set_meta(config=config, **now)
                 ledger.add_event("resumed", trials=len(ledger.trials()))
                 if changed:
                     ledger.add_event("plugins_changed", names=list(changed))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 
@@ -62,9 +64,46 @@ def test_an_exception_is_what_it_was() -> None:
     assert "RuntimeError: mistake" in done.stderr
 
 
-def test_a_reader_that_has_gone_is_no_success() -> None:
-    command = [sys.executable, "-c", CODE.format(body="print('x' * 10**5, flush=False)")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+def closed(body: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    program = shlex.join([sys.executable, "-c", CODE.format(body=body)])
+    return subprocess.run(
+        ["sh", "-c", f"{program} {redirection}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("code", [0, 3])
+def test_streams_that_are_closed_change_no_exit_code(redirection: str, code: int) -> None:
+    done = closed(f"print('more', file=sys.stderr); sys.exit({code})", redirection)
+    assert done.returncode == code
+    assert "Error" not in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    command = [sys.executable, "-c", CODE.format(body="print('x' * 1000)")]
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=buffered, **pipes) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
-        assert process.wait(120) != 0
+        assert process.wait(120) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("arguments", ["--version", "--help", "configs"])
+def test_a_full_disk_behind_stdout_is_one_line_and_4(arguments: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -m nasctl {arguments} > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("Error: stdout: No space left on device")

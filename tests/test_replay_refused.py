@@ -92,7 +92,7 @@ def test_a_replay_goes_on_with_the_trainings_that_it_began_with(tmp_path: Path) 
     kept = history_hash(desk.trials("again"))
     _, err = desk.run(*again, "replay.run=runs/toy", "trials=4", code=2)
     assert "replay.run: " in err
-    assert "/runs/toy has changed since this run began: it has 12 finished trainings now" in err
+    assert "/runs/toy has other trainings than this run began with: 12 that are finished" in err
     assert history_hash(desk.trials("again")) == kept
     # As it was it goes on, however its folder is spelt and wherever the command is given.
     shutil.rmtree(tmp_path / "runs/toy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,3 +72,15 @@ def test_where_nothing_was_trained_the_tracking_store_lacks_nothing(tmp_path: Pa
     with pytest.raises(NothingFeasibleError, match="no candidate"):
         carry(tmp_path / "a", NothingFeasibleError("no candidate"), 0, told.append)
     assert told == []
+
+
+@pytest.mark.parametrize(("first", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_sigterm_changes_nothing(first: signal.Signals, code: int) -> None:
+    calls: list[str] = []
+    stop = StopRequest()
+    stop.on_stop(lambda: calls.append("stop"))
+    stop.handle(first, None)
+    stop.handle(signal.SIGTERM, None)
+    stop.on_stop(None)  # training is over, what is left is being written
+    stop.handle(signal.SIGTERM, None)
+    assert (stop.exit_code, calls) == (code, ["stop"])

@@ -266,11 +266,13 @@ def test_a_search_does_not_go_on_with_other_rows(file: Path) -> None:
     before = file.read_text()
     file.write_text(before.replace(",60", ",90"))
     _, err = desk.run(*run, "trials=2", code=2)
-    assert f"space.options.file: {file} has changed since this run began: other rows" in err
+    assert f"space.options.file: {file} has other rows than this run began with" in err
     file.write_text(before + "\n")  # the same rows
     desk.run(*run, "trials=2")
     # Where they lie is no matter, and the run says where it was.
     assert desk.records("known").config["space"]["options"]["file"] == str(file)
     file.rename(file.with_name("moved.csv"))
     desk.run(*run, "space.options.file=moved.csv", "trials=3")
+    # What it says of itself is what continues it now.
+    assert desk.records("known").command.endswith("space.options.file=moved.csv trials=3")
     assert len(desk.trials("known")) == 3

@@ -36,8 +36,9 @@ def run() -> None:
     except (BrokenPipeError, ValueError):
         pass  # the reader has gone, and wants no more; or it is closed
     except OSError as error:
-        say(f"Error: stdout: {error.strerror}")
-        code = code or EnvironmentProblemError.exit_code
+        if not code:  # else something was said already, often of this
+            say(f"Error: stdout: {error.strerror}")
+            code = EnvironmentProblemError.exit_code
     with contextlib.suppress(OSError, ValueError):  # `main` has closed it, or it takes no more
         sys.stderr.flush()
     os._exit(code or 0)

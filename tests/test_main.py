@@ -95,10 +95,13 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", ["--version", "--help", "configs"])
-def test_a_full_disk_behind_stdout_is_one_line_and_4(arguments: str) -> None:
+def test_a_full_disk_behind_stdout_is_one_line_and_4(arguments: str, unbuffered: str) -> None:
+    """What is still in a buffer fails once more at the end."""
     done = subprocess.run(
         ["sh", "-c", f"{shlex.quote(sys.executable)} -m nasctl {arguments} > /dev/full"],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         capture_output=True,
         text=True,
         check=False,

@@ -6,7 +6,6 @@ Only click is imported here at start-up; each command imports what it needs.
 from __future__ import annotations
 
 import contextlib
-import errno
 import sys
 import traceback
 from pathlib import Path
@@ -30,6 +29,7 @@ from nasctl.cli_front import front
 from nasctl.cli_ui import ui
 from nasctl.cli_verify import verify
 from nasctl.errors import (
+    FULL,
     ConfigError,
     EnvironmentProblemError,
     InterruptedSearchError,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from nasctl.plugins import Registry
     from nasctl.records import RunRecords
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -162,6 +161,8 @@ def report(run: str, output: Path | None) -> None:
     """Write the report of RUN: self-contained HTML, with PNG, CSV and Markdown beside it."""
     from nasctl.outputs import rewrite_report
 
+    if str(output) == "-":
+        raise ConfigError("-o -: a report is several files; expected an .html file or a folder")
     records = _open(run)
     for path in rewrite_report(records, output or records.home):
         click.echo(path)

@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 
+from nasctl.errors import unless_full
+
 Command = Callable[..., None]
 
 
@@ -24,8 +26,9 @@ def print_json(value: object) -> None:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    click.echo(text, err=True)
+    """A line on stderr, unless it takes no more: its disk may be full, and results go elsewhere."""
+    with unless_full():
+        click.echo(text, err=True)
 
 
 _SUBMITTED: ContextVar[str | None] = ContextVar("_SUBMITTED", default=None)

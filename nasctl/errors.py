@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Why a disk takes no more."""
 
 
 class NasctlError(Exception):
@@ -67,6 +72,16 @@ class InterruptedSearchError(NasctlError):
     def __init__(self, message: str, *, exit_code: int = 130) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def unless_full() -> Iterator[None]:
+    """For what is said beside the results: that its disk is full is no reason to lose them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
 
 
 def nearest(name: object, valid: Iterable[object]) -> str | None:

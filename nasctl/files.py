@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nasctl.errors import EnvironmentProblemError
+from nasctl.errors import FULL, EnvironmentProblemError
 
 
 @contextlib.contextmanager
@@ -75,15 +74,12 @@ def temporary_folder(what: str) -> Iterator[Path]:
         try:
             yield Path(name)
         except OSError as error:
-            if error.errno not in _FULL and not str(error.filename).startswith(name):
+            if error.errno not in FULL and not str(error.filename).startswith(name):
                 raise
             raise EnvironmentProblemError(
                 f"{what}: cannot be made: {reason(error)}, in the folder for temporary files "
                 f"{tempfile.gettempdir()}; TMPDIR=... is another"
             ) from error
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_text(path: Path, text: str) -> None:

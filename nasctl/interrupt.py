@@ -13,12 +13,16 @@ from types import FrameType
 class StopRequest:
     """What signals have asked for so far.
 
+    Args:
+        announce: says that the first signal was heard; called within the signal handler.
+
     Attributes:
         exit_code: 0 while nobody asked, else 130 (SIGINT) or 143 (SIGTERM).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self.exit_code = 0
+        self._announce = announce
         self._graceful: Callable[[], None] | None = None
 
     def on_stop(self, stop: Callable[[], None] | None) -> None:
@@ -37,15 +41,21 @@ class StopRequest:
         if again and number == signal.SIGINT:
             # Everything that was shown is in the ledger; nothing has to be saved on the way out.
             os._exit(self.exit_code)
+        with contextlib.suppress(RuntimeError):  # it cut a print short, and may not print itself
+            self._announce()
         if self._graceful is None:
             raise KeyboardInterrupt
         self._graceful()
 
 
 @contextlib.contextmanager
-def handling_signals() -> Iterator[StopRequest]:
-    """Installs the handlers for SIGINT and SIGTERM, and puts the old ones back."""
-    request = StopRequest()
+def handling_signals(announce: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """Installs the handlers for SIGINT and SIGTERM, and puts the old ones back.
+
+    Args:
+        announce: see `StopRequest`.
+    """
+    request = StopRequest(announce)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {n: signal.signal(n, request.handle) for n in numbers}
     try:

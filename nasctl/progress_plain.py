@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from nasctl.errors import unless_full
 from nasctl.progress_board import Board, Ended, result_text
 from nasctl.report import text
 from nasctl.trial import Evaluation, State, Trial
@@ -44,7 +45,8 @@ class NoProgress:
     def finished(self, summary: str) -> None: ...
 
     def warning(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        with unless_full():  # see `Shown._line`
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Shown(NoProgress):
@@ -70,8 +72,12 @@ class Shown(NoProgress):
         self._board.set_front(size, hypervolume)
 
     def _line(self, line: str, style: str = "") -> None:
-        """One line, as it is: no markup, no wrapping, no shortening."""
-        self._console.print(line, style=style, markup=False, soft_wrap=True)
+        """One line, as it is: no markup, no wrapping, no shortening.
+
+        None where standard error takes no more (its disk is full): no reason to lose the results.
+        """
+        with unless_full():
+            self._console.print(line, style=style, markup=False, soft_wrap=True)
 
     def warning(self, text: str) -> None:
         self._line(f"warning: {text}", "yellow")

@@ -31,6 +31,8 @@ from nasctl.trial import Evaluation, State, Trial
 if TYPE_CHECKING:
     from torch import nn
 
+STOPPING = "stopping: what is finished is kept (Ctrl-C again ends at once)"
+
 
 class Display(Observer, Protocol):
     """What a run tells its user, besides the trials."""
@@ -93,7 +95,7 @@ def opened(
         "environment": {**describe_environment(), **meta.get("environment", {})},
     }
     with (
-        handling_signals() as stop,
+        handling_signals(lambda: request.display.phase(STOPPING)) as stop,
         open_run(
             directory,
             config=request.resolved,

@@ -20,6 +20,7 @@ from nasctl.errors import EnvironmentProblemError
 from nasctl.report import RunView, draw_report, render_html, text, write_report
 from nasctl.report import write as report
 from nasctl.report.network import colours, drawing, settings, silhouette
+from nasctl.report.sections import setup
 from nasctl.report.view import charted, median_error, points, primary, staircase, tabled
 from nasctl.trial import State
 from search_spaces.blocks import BLOCKS
@@ -384,3 +385,9 @@ def test_front_json_alone_is_enough() -> None:
     view: RunView = replace(sample.view(), trials=(), block_costs=None)
     page = render_html(view)
     assert all(m["arch_id"] in page for m in view.members)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("mlflow", True), ("none", False)])
+def test_mlflow_is_pointed_to_where_it_was_told(name: str, shown: bool) -> None:
+    view = sample.view(1, config={"tracking": {"name": name}})
+    assert ("nasctl ui" in setup(view)) is shown

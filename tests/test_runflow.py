@@ -77,10 +77,19 @@ def test_where_nothing_was_trained_the_tracking_store_lacks_nothing(tmp_path: Pa
 @pytest.mark.parametrize(("first", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_sigterm_changes_nothing(first: signal.Signals, code: int) -> None:
     calls: list[str] = []
-    stop = StopRequest()
+    stop = StopRequest(lambda: calls.append("said"))
     stop.on_stop(lambda: calls.append("stop"))
     stop.handle(first, None)
     stop.handle(signal.SIGTERM, None)
     stop.on_stop(None)  # training is over, what is left is being written
     stop.handle(signal.SIGTERM, None)
-    assert (stop.exit_code, calls) == (code, ["stop"])
+    assert (stop.exit_code, calls) == (code, ["said", "stop"])
+
+
+def test_a_signal_that_cuts_a_print_short_stops_all_the_same() -> None:
+    def within_a_print() -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    stop = StopRequest(within_a_print)
+    with pytest.raises(KeyboardInterrupt):
+        stop.handle(signal.SIGINT, None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from nasctl.engine import Signal
-from nasctl.errors import ConfigError, EnvironmentProblemError, NasctlError
+from nasctl.errors import FULL, ConfigError, EnvironmentProblemError, NasctlError
 from nasctl.trial import Outcome, OutcomeKind, Work
 
 T = TypeVar("T")
@@ -154,5 +154,4 @@ def failure(error: BaseException) -> Outcome:
 
 
 def _is_disk_problem(error: BaseException) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return isinstance(error, OSError) and error.errno in full
+    return isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS)

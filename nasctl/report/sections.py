@@ -145,8 +145,9 @@ def setup(view: RunView) -> str:
         ("Run or continue this search", view.command),
         ("See its front in the terminal", f"nasctl front {view.run_dir}"),
         ("Write this report again", f"nasctl report {view.run_dir}"),
-        ("Open every trial in MLflow", f"nasctl ui {view.run_dir}"),
     ]
+    if view.config.get("tracking", {}).get("name") == "mlflow":
+        commands.append(("Open every trial in MLflow", f"nasctl ui {view.run_dir}"))
     steps = "".join(
         f"<li><span>{e(what)}</span><code class='cmd'>{e(command)}</code></li>"
         for what, command in commands

@@ -50,6 +50,19 @@ def on_small_disks(bench: Bench, scenario: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def test_a_full_disk_behind_stderr_costs_no_result(bench: Bench) -> None:
+    command = [sys.executable, "-m", "nasctl", *SEARCH, INLINE, "--json"]
+    for extra in ([], ["--fresh", "--progress", "none"]):  # the second one warns: a run was moved
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run(
+                [*command, *extra], cwd=bench.folder, env=bench.environment,
+                stdout=subprocess.PIPE, stderr=full, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 0
+        assert json.loads(done.stdout) == bench.toy.front
+        assert bench.toy.status == "FINISHED"
+
+
 def check_full(found: dict[str, Any], smallest: int) -> None:
     assert found["calm"]["code"] == 0
     acknowledged = []

@@ -72,4 +72,8 @@ def test_f29_nothing_feasible_is_3_with_an_empty_front(bench: Bench) -> None:
     assert json.loads(front.out)["members"] == []
     assert bench.call("front", "runs/toy").code == 0
     assert bench.call("report", "runs/toy").code == 0
+    assert "nasctl ui" not in (bench.run_dir / "report.html").read_text()  # tracking: none
+    refused = bench.call("report", "runs/toy", "-o", "-")
+    assert (refused.code, refused.error.startswith("Error: -o -: ")) == (2, True)
+    assert not (bench.folder / "-").exists()
     assert bench.assert_sound().status == "FAILED"

@@ -26,6 +26,7 @@ def test_f14_a_stopped_run_is_sound_and_continues(bench: Bench, number: int, cod
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
+    assert err.count("stopping: what is finished is kept") == 1
     found = bench.assert_sound()
     assert (found.status, found.driver) == ("INTERRUPTED", None)
     (running,) = [t for t in bench.toy.trials() if t.state is State.RUNNING]

@@ -16,6 +16,7 @@ from typing import Any
 from nasctl.errors import EnvironmentProblemError
 from nasctl.records import RunRecords
 from nasctl.trial import State, Trial
+from tests.e2e.warm import Command, warm
 
 DIGITS = """\
 defaults: [search, _self_, override data: digits]
@@ -116,19 +117,20 @@ class Desk:
             start_new_session=True,
         )
 
+    def start_warm(self, *arguments: str, **environment: str) -> Command:
+        """The same, one after the other, without the imports; see `warm`."""
+        environment = {**self.environment, **environment}
+        return warm().start(arguments, folder=self.folder, environment=environment)
+
     def run(
         self, *arguments: str, code: int = 0, timeout: float = 240, **environment: str
     ) -> tuple[str, str]:
         """stdout and stderr of the command, which must end with `code`."""
-        process = self.start(*arguments, **environment)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            out, err = process.communicate()
-            raise AssertionError(f"timed out\n{out}\n{err}") from None
-        assert process.returncode == code, f"exit {process.returncode}, not {code}\n{out}\n{err}"
-        return out, err
+        return ended(self.start_warm(*arguments, **environment), code, timeout)
+
+    def run_afresh(self, *arguments: str, **environment: str) -> tuple[str, str]:
+        """The same in a new process, with another order of sets."""
+        return ended(self.start(*arguments, **environment), 0, 240)
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json")[0])
@@ -159,6 +161,18 @@ class Desk:
             os.killpg(process.pid, 9)
         out, err = process.communicate()
         raise AssertionError(f"{run}: nothing came of it; exit {process.returncode}\n{out}\n{err}")
+
+
+def ended(process: Command | subprocess.Popen[str], code: int, timeout: float) -> tuple[str, str]:
+    """What the command said, which must end with `code` in time."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except (subprocess.TimeoutExpired, TimeoutError):
+        os.killpg(process.pid, 9)
+        out, err = process.communicate()
+        raise AssertionError(f"timed out\n{out}\n{err}") from None
+    assert process.returncode == code, f"exit {process.returncode}, not {code}\n{out}\n{err}"
+    return out, err
 
 
 def completed(trials: list[Trial]) -> int:

@@ -35,7 +35,7 @@ def test_random_delays_on_ray_change_nothing_and_duplicates_become_seeds(desk: D
         "sampler=tpe",  # which knows no constraints and proposes what it has seen
     )  # fmt: skip
     out, _ = desk.run(*search, "name=inline", "executor=inline")
-    desk.run(*search, "name=ray", "executor=ray", "executor.workers=2", "executor.cpus=0.5")
+    desk.run_afresh(*search, "name=ray", "executor=ray", "executor.workers=2", "executor.cpus=0.5")
     trials = desk.trials("ray")
     assert {t.state for t in trials} == {State.COMPLETE}
     assert history_hash(trials) == history_hash(desk.trials("inline"))

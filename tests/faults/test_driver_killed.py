@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +16,7 @@ from nasctl.history import history_hash
 from nasctl.ledger import Ledger
 from nasctl.records import LEDGER
 from nasctl.trial import State, Trial
-from tests.faults.drive import INLINE, ROOT, SEARCH, TOY, Bench, kill, until
+from tests.faults.drive import INLINE, SEARCH, TOY, Bench, kill
 
 ARGUMENTS = (*SEARCH, "sampler=tpe", "sampler.startup_trials=4", "trials=14")
 MOMENTS = 20
@@ -32,43 +28,6 @@ def moments(count: int) -> list[object]:
     return [pytest.param(n, marks=[] if n < count else pytest.mark.slow) for n in range(MOMENTS)]
 
 
-@dataclasses.dataclass
-class Zygote:
-    """Starts drivers on the inline executor within milliseconds."""
-
-    process: subprocess.Popen[str]
-
-    def start(self, bench: Bench, *arguments: str, seconds: float) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        environment = {**bench.environment, "FAULT_SECONDS": str(seconds)}
-        job = {"folder": str(bench.folder), "arguments": arguments, "environment": environment}
-        (bench.folder / "exit").unlink(missing_ok=True)
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def run(self, bench: Bench, *arguments: str, seconds: float) -> None:
-        self.start(bench, *arguments, seconds=seconds)
-        until((bench.folder / "exit").exists)
-        until((bench.folder / "exit").read_text)
-        assert (bench.folder / "exit").read_text() == "0", (bench.folder / "said").read_text()
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.zygote"],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    yield Zygote(process)
-    process.communicate()
-
-
 @dataclasses.dataclass(frozen=True)
 class Calm:
     """What an undisturbed run gave, and how long it took."""
@@ -78,14 +37,14 @@ class Calm:
 
 
 @pytest.fixture(scope="module")
-def calm(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
     folder = tmp_path_factory.mktemp("calm")
     bench = Bench(folder, folder)
     bench.write("toy.yaml", TOY)
-    zygote.run(bench, *ARGUMENTS, INLINE, seconds=0.0)  # caches of the file system are warm now
+    bench.run(*ARGUMENTS, INLINE)  # what imports and caches there are, are warm now
     first = history_hash(bench.toy.trials())
     began = time.monotonic()
-    zygote.run(bench, *ARGUMENTS, INLINE, "name=again", seconds=0.05)
+    bench.run(*ARGUMENTS, INLINE, "name=again", FAULT_SECONDS="0.05")
     seconds = time.monotonic() - began
     assert history_hash(bench.trials("again")) == first  # another timing, the same history
     return Calm(first, seconds)
@@ -121,16 +80,17 @@ def check_again(bench: Bench, calm: Calm, before: list[Trial], *, seconds: float
 
 
 @pytest.mark.parametrize("moment", moments(SAMPLE))
-def test_f3_inline(bench: Bench, zygote: Zygote, calm: Calm, moment: int) -> None:
+def test_f3_inline(bench: Bench, calm: Calm, moment: int) -> None:
     when = random.Random(f"inline {moment}").uniform(0, calm.seconds)
-    pid = zygote.start(bench, *ARGUMENTS, INLINE, seconds=0.05)
-    time.sleep(when)
-    if not (bench.folder / "exit").exists():
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{pid}").exists())
+    process = bench.start_warm(*ARGUMENTS, INLINE, FAULT_SECONDS="0.05")
+    with contextlib.suppress(TimeoutError):
+        process.communicate(when)
+    if process.returncode is None:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
     before = kept(bench)
     check_damage(bench)
-    zygote.run(bench, *ARGUMENTS, INLINE, seconds=0.0)
+    bench.run(*ARGUMENTS, INLINE)
     check_again(bench, calm, before)
     log = bench.finished()
     done_twice = len(log) - len(set(log))

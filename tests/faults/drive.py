@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,13 @@ def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL for the driver alone, as the kernel's OOM killer and an impatient user do."""
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
 
 
 def states(bench: Bench, run: str = "toy") -> Mapping[str, int]:

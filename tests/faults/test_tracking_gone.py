@@ -63,6 +63,12 @@ def test_f6_f7_killed_in_mid_search_never_back_and_synchronised_later(
         server.kill()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other tests a process of low priority may need minutes for what takes it seconds."""
+    monkeypatch.setattr("nasctl.search.FLUSH_S", 240.0)
+
+
 class _Refusing(http.server.BaseHTTPRequestHandler):
     status = 401
 
@@ -88,6 +94,7 @@ def refusing(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     server.server_close()
 
 
+@pytest.mark.usefixtures("patient")
 def test_f7_a_server_that_refuses_costs_one_warning_with_the_cause(
     bench: Bench, refusing: tuple[str, int]
 ) -> None:
@@ -101,6 +108,7 @@ def test_f7_a_server_that_refuses_costs_one_warning_with_the_cause(
     bench.assert_sound()
 
 
+@pytest.mark.usefixtures("patient")
 def test_f7_a_server_that_was_never_there(bench: Bench) -> None:
     uri = f"tracking.uri=http://127.0.0.1:{free_port()}"
     said = bench.call(*SEARCH, INLINE, "tracking=mlflow", uri, QUICK)

@@ -128,8 +128,12 @@ class PlainGP:
         """Unfitted; between fits with the hyperparameters of the last one."""
         if self._kernel is not None and results % REFIT:
             return GaussianProcessRegressor(self._kernel, optimizer=None)
-        smooth = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(width**0.5, (0.1, 1e3))
-        linear = ConstantKernel(1.0, (1e-5, 1e3)) * DotProduct(1.0, (1e-3, 1e3))
-        kernel = smooth + linear + WhiteKernel(0.01, (1e-4, 1.0))
-        seed = derive_seed(self._context.seed, "plain_gp", bits=31)
-        return GaussianProcessRegressor(kernel, random_state=seed)
+        return unfitted(width, derive_seed(self._context.seed, "plain_gp", bits=31))
+
+
+def unfitted(width: int, seed: int) -> GaussianProcessRegressor:
+    """For so many features of variance 1."""
+    smooth = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(width**0.5, (0.1, 1e3))
+    linear = ConstantKernel(1.0, (1e-5, 1e3)) * DotProduct(1.0, (1e-3, 1e3))
+    kernel = smooth + linear + WhiteKernel(0.01, (1e-4, 1.0))
+    return GaussianProcessRegressor(kernel, random_state=seed)

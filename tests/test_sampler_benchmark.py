@@ -109,3 +109,15 @@ def test_a_large_space_is_searched_and_compared_with_the_first_sampler(
     ratio = float(lines["random"][1])
     assert 0.5 < ratio < 1.2
     assert ratio != 1.0
+
+
+def test_a_search_that_was_told_all_others_needs_few_trials(samplers: ModuleType) -> None:
+    ceiling = importlib.import_module("ceiling")
+    table = importlib.import_module("sampler_tables").synthetic_table(0, decisions=3)
+    setting = samplers.Setting(trials=14, window=0, noise=0.0, at=[7, 14], options={})
+    whole = samplers.hypervolume(list(table.rows.values()), table.objectives, table.reference)
+    told, started = (ceiling.search((n, table, 0, setting))[0] for n in ceiling.STARTS)
+    by_chance = samplers.run("random", table, 0, setting)[0]
+    assert 0.95 * whole < told[0] < told[1] <= whole
+    assert started[0] < 0.9 * whole  # ten trials that it has not chosen, then four that it has
+    assert started[1] > 1.1 * by_chance[1]

@@ -186,6 +186,7 @@ def test_ctrl_c_in_a_terminal_releases_the_running_work(tmp_path: Path) -> None:
     assert (deep / "outcomes").read_text() == "0 1 RELEASED None\n1 1 RELEASED None"
 
 
+@pytest.mark.slow  # through the command: tests/e2e/test_search.py
 def test_sigterm_to_the_driver_alone_does_the_same(tmp_path: Path) -> None:
     with _driver(tmp_path, "slow", "slow") as (process, _):
         process.terminate()

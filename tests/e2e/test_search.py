@@ -179,7 +179,7 @@ def test_kill_9_and_the_same_command_give_the_history_of_an_undisturbed_run(desk
     [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143)],
     ids=["SIGINT", "SIGTERM", "SIGTERM to all"],
 )
-@pytest.mark.parametrize("executor", ["ray", "inline"])
+@pytest.mark.parametrize("executor", ["ray", pytest.param("inline", marks=pytest.mark.slow)])
 def test_a_signal_stops_gracefully_and_the_same_command_continues(
     desk: Desk, number: signal.Signals, to_group: bool, code: int, executor: str
 ) -> None:

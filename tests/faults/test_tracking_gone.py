@@ -82,7 +82,7 @@ class _Refusing(http.server.BaseHTTPRequestHandler):
         """Not on the terminal of the tests."""
 
 
-@pytest.fixture(params=[401, 403])
+@pytest.fixture(params=[401, pytest.param(403, marks=pytest.mark.slow)])
 def refusing(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     handler = type("Handler", (_Refusing,), {"status": request.param})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,15 +1,16 @@
 """What early stopping gains: `fidelity=halving` beside full training, same sampler.
 
     python benchmarks/halving.py train [--seeds 3] [--trials 24] [--epochs 9] [--sampler random]
-                                       [--set KEY=VALUE ...]
+                                       [--images N] [--set KEY=VALUE ...]
     python benchmarks/halving.py record [--trials 60] [--epochs 9] [--set KEY=VALUE ...]
     python benchmarks/halving.py simulate [--run runs/curves] [--orders 200] [--p-stop 0.05 ...]
 
 `train` runs both searches on the packaged data for each seed, halving with up to three times the
 trials, and reads from their ledgers the hypervolume (accuracy and parameters, validation) that each
 had reached by the same wall time: the one that ended first ends the comparison (halving is
-interrupted when it has had the time of the other). Full training has the
-default schedule (onecycle).
+interrupted when it has had the time of the other). Full training has the default schedule
+(onecycle). With --images the trainings have the first N images only, so that many epochs fit into
+minutes.
 
 `record` makes a table of learning curves, `FOLDER/curves`: a search that stops nothing and measures
 every rung (every trial is a control).
@@ -33,8 +34,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nasctl.arch import Architecture, Cost, Opaque
 from nasctl.candidates import CandidateSource, Priced
+from nasctl.data import fashion_mnist_12k
 from nasctl.engine import Engine, EngineSettings
 from nasctl.fidelity import HalvingSettings
 from nasctl.front import FrontSoFar
@@ -94,16 +98,32 @@ def at(history: Sequence[tuple[float, float]], seconds: float) -> float:
     return max((v for t, v in history if t <= seconds), default=0.0)
 
 
+def fewer_images(folder: Path, count: int) -> tuple[str, ...]:
+    """Settings for the packaged data with the first `count` training images."""
+    data = fashion_mnist_12k()
+    path = folder.resolve() / "images.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path,
+        train_images=data.train_images[:count],
+        train_labels=data.train_labels[:count],
+        val_images=data.val_images,
+        val_labels=data.val_labels,
+    )
+    return "data=npz", f"data.path={path}"
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Prints a line per seed and the mean ratio."""
     ratios = []
+    some = fewer_images(arguments.folder, arguments.images) if arguments.images else ()
     print(
         f"{'seed':>4} {'seconds':>8} {'full':>10} {'halving':>10} {'ratio':>7}  trials", flush=True
     )
     for seed in range(arguments.seeds):
         settings = (f"seed={seed}", f"recipe.epochs={arguments.epochs}")
         settings += (f"sampler={arguments.sampler}", f"executor={arguments.executor}")
-        settings += tuple(arguments.set)
+        settings += (*some, *arguments.set)
         full_run = search(
             arguments.folder,
             f"full{seed}",
@@ -328,6 +348,7 @@ def main() -> None:
     parser.add_argument("--executor", default="ray")
     parser.add_argument("--folder", type=Path, default=Path("runs/halving"))
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--images", type=int, metavar="N", help="to train on; all by default")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the search")
     parser.add_argument("--orders", type=int, default=50)
     parser.add_argument("--p-stop", type=float, nargs="*", default=[0.01, 0.05, 0.1, 0.2])

@@ -41,7 +41,9 @@ class StopRequest:
         if again and number == signal.SIGINT:
             # Everything that was shown is in the ledger; nothing has to be saved on the way out.
             os._exit(self.exit_code)
-        with contextlib.suppress(RuntimeError):  # it cut a print short, and may not print itself
+        # Within a print there may be no other (RuntimeError), or nobody reads what is said: it
+        # stops all the same.
+        with contextlib.suppress(RuntimeError, OSError, ValueError):
             self._announce()
         if self._graceful is None:
             raise KeyboardInterrupt

@@ -86,10 +86,18 @@ def test_a_second_sigterm_changes_nothing(first: signal.Signals, code: int) -> N
     assert (stop.exit_code, calls) == (code, ["said", "stop"])
 
 
-def test_a_signal_that_cuts_a_print_short_stops_all_the_same() -> None:
-    def within_a_print() -> None:
-        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>"),
+        BrokenPipeError(),
+        ValueError("I/O operation on closed file"),
+    ],
+)
+def test_a_signal_that_nobody_can_be_told_of_stops_all_the_same(error: Exception) -> None:
+    def say() -> None:
+        raise error
 
-    stop = StopRequest(within_a_print)
+    stop = StopRequest(say)
     with pytest.raises(KeyboardInterrupt):
         stop.handle(signal.SIGINT, None)

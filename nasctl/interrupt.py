@@ -31,6 +31,18 @@ class StopRequest:
         if stop is not None and self.exit_code:
             stop()
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """What is begun within comes to its end, whatever the first signal asks for.
+
+        For what imports a library that cannot be imported again after it was cut short (matplotlib).
+        """
+        self.on_stop(lambda: None)
+        try:
+            yield
+        finally:
+            self.on_stop(None)
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         del frame

@@ -148,11 +148,14 @@ def carry_out(
         run.ledger.set_meta(status=status, seconds=before + time.monotonic() - began)
         records = RunRecords(directory)
         if records.trials():
-            write(records)
-            if status == "FINISHED":
-                display.phase("writing the report")
-            publish(records)
-            record_artifacts(run, records.sealed())
+            with stop.held():  # a report that was cut short would be written again at once
+                write(records)
+                if status == "FINISHED":
+                    display.phase("writing the report")
+                publish(records)
+                record_artifacts(run, records.sealed())
+            if status == "FINISHED" and stop.exit_code:
+                raise KeyboardInterrupt
         # An interrupted run sends the rest when it is continued: no word about it now.
         sent = tracking.close(flush_s if status == "FINISHED" else 3.0)
         if not sent and status != "INTERRUPTED" and records.trials():

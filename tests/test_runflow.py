@@ -86,6 +86,18 @@ def test_a_second_sigterm_changes_nothing(first: signal.Signals, code: int) -> N
     assert (stop.exit_code, calls) == (code, ["said", "stop"])
 
 
+def test_what_is_held_comes_to_its_end() -> None:
+    stop = StopRequest()
+    with stop.held():
+        stop.handle(signal.SIGINT, None)
+        assert stop.exit_code == 130
+    fresh = StopRequest()
+    with fresh.held():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        fresh.handle(signal.SIGTERM, None)
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.faults.drive import INLINE, SEARCH, Bench
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_f14_a_stopped_run_is_sound_and_continues(bench: Bench, number: int, code: int) -> None:
-    process = bench.start(*SEARCH, INLINE, FAULT_SECONDS="0.4")
+    process = bench.start(*SEARCH, INLINE, FAULT_SECONDS="1")
     bench.wait_for("toy", process, lambda trials: len(trials) > 2)
     during = bench.diagnosis()
     assert during.sound
@@ -38,6 +39,28 @@ def test_f14_a_stopped_run_is_sound_and_continues(bench: Bench, number: int, cod
     assert bench.call(*SEARCH, INLINE, "name=calm").code == 0
     assert history_hash(bench.toy.trials()) == history_hash(bench.trials("calm"))
     bench.assert_sound()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2])
+def test_f14_a_stop_while_the_report_is_written(bench: Bench, delay: float) -> None:
+    """An import of matplotlib that is cut short can never be made good in its process."""
+    process = bench.start(*SEARCH, INLINE, "--progress", "plain")
+    assert process.stderr is not None
+    said = ""
+    while "writing the report" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130, said + rest
+    assert "stopping: what is finished is kept" in rest
+    assert "bug in nasctl" not in rest
+    assert bench.assert_sound().status == "INTERRUPTED"
+    assert (bench.run_dir / "report.html").exists()
+    assert bench.call(*SEARCH, INLINE).code == 0
+    assert bench.assert_sound().status == "FINISHED"
 
 
 def test_f14_a_second_ctrl_c_ends_at_once_and_loses_nothing(bench: Bench) -> None:

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import numpy as np
 from plain_gp_sampler import STARTUP, unfitted
 from sampler_tables import Table
-from samplers import Setting, declared, main
+from samplers import Setting, context_of, declared, main
 from scipy.linalg import lapack
 from sklearn.exceptions import ConvergenceWarning
 
-from nasctl.samplers import SamplerContext, create_sampler
+from nasctl.samplers import create_sampler
 from nasctl.samplers.known_cost.features import GROUPS, Encoder
 from nasctl.samplers.known_cost.improvement import expected_improvement, front_of
 from nasctl.samplers.known_cost.scale import Scale
@@ -102,17 +102,8 @@ def search(task: tuple[str, Table, int, Setting]) -> tuple[list[float], list[flo
     if not _ORACLES:
         _ORACLES.append(Oracle(table))
     (oracle,) = _ORACLES
-    context = SamplerContext(
-        space=table.space,
-        directions=tuple(table.objectives.values()),
-        seed=seed,
-        trials=setting.trials,
-        objectives=tuple(table.objectives),
-        reference_point=table.reference,
-        price=table.price,
-    )
     options = {"startup_trials": STARTUP, "pool_size": len(oracle.keys)}
-    first = create_sampler("known_cost", options, context)
+    first = create_sampler("known_cost", options, context_of(table, seed, setting))
     seen: list[int] = []
     history, seconds = [], []
     for number in range(setting.trials):

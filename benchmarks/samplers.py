@@ -58,9 +58,9 @@ class Setting:
     options: Mapping[str, int]
 
 
-def run(name: str, table: Table, seed: int, setting: Setting) -> tuple[list[float], list[float]]:
-    """One search: hypervolume after every trial of `at`, and seconds of every proposal."""
-    context = SamplerContext(
+def context_of(table: Table, seed: int, setting: Setting) -> SamplerContext:
+    """What a sampler is told of a search before it begins."""
+    return SamplerContext(
         space=table.space,
         directions=tuple(table.objectives.values()),
         seed=seed,
@@ -70,6 +70,11 @@ def run(name: str, table: Table, seed: int, setting: Setting) -> tuple[list[floa
         price=table.price,
         max_seeds=MAX_SEEDS if setting.noise else 1,
     )
+
+
+def run(name: str, table: Table, seed: int, setting: Setting) -> tuple[list[float], list[float]]:
+    """One search: hypervolume after every trial of `at`, and seconds of every proposal."""
+    context = context_of(table, seed, setting)
     if name in BASELINES:
         sampler = BASELINES[name](context)
     else:

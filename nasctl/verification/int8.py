@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nasctl.arch import Architecture
 from nasctl.data_readers import Images, Labels
 from nasctl.dataset import Dataset
-from nasctl.errors import EnvironmentProblemError, NasctlError
+from nasctl.errors import FULL, EnvironmentProblemError, NasctlError
 from nasctl.evaluate import EvaluationError
 from nasctl.export.flat import flatten
 from nasctl.export.formats import WRITERS, Card
@@ -37,7 +37,7 @@ def in_one_line(error: NasctlError) -> str:
     return " ".join(str(error).split())
 
 
-_OF_THE_DISK = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+_OF_THE_DISK = tuple(os.strerror(n) for n in (*FULL, errno.EROFS))
 
 
 def raise_if_full(error: NasctlError) -> None:

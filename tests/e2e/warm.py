@@ -67,7 +67,7 @@ class Command:
         if self.returncode is None:
             self._ends.settimeout(timeout)
             try:
-                self.returncode = int(self._ends.recv(64))
+                self.returncode = _answer(self._ends)
             finally:
                 self._ends.settimeout(None)
             for stream in self._streams:
@@ -106,8 +106,14 @@ class Warm:
         streams = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - of the command
         message = json.dumps(asked).encode()
         socket.send_fds(self._asks, [message], [s.fileno() for s in streams])
-        self._last = Command(int(self._asks.recv(64)), self._asks, streams)
+        self._last = Command(_answer(self._asks), self._asks, streams)
         return self._last
+
+
+def _answer(server: socket.socket) -> int:
+    answer = server.recv(64)
+    assert answer, "the process that becomes commands has ended"
+    return int(answer)
 
 
 @functools.cache

@@ -35,7 +35,7 @@ class StopRequest:
     def held(self) -> Iterator[None]:
         """What is begun within comes to its end, whatever the first signal asks for.
 
-        For what imports a library that cannot be imported again after it was cut short (matplotlib).
+        For what imports a library that cannot be imported again once it was cut short (matplotlib).
         """
         self.on_stop(lambda: None)
         try:

@@ -168,7 +168,8 @@ def ended(process: Command | subprocess.Popen[str], code: int, timeout: float) -
     try:
         out, err = process.communicate(timeout=timeout)
     except (subprocess.TimeoutExpired, TimeoutError):
-        os.killpg(process.pid, 9)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
         out, err = process.communicate()
         raise AssertionError(f"timed out\n{out}\n{err}") from None
     assert process.returncode == code, f"exit {process.returncode}, not {code}\n{out}\n{err}"

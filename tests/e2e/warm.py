@@ -8,6 +8,7 @@ the same in all of them is the order of sets of strings; tests of reproducibilit
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
@@ -76,6 +77,12 @@ class Command:
                     self._said.append(stream.read().decode())
         out, err = self._said
         return out, err
+
+    def send_signal(self, number: int) -> None:
+        """Nothing if it is over, which nobody need have been told yet."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class Warm:

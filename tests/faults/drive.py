@@ -18,6 +18,7 @@ from nasctl import cli
 from nasctl.doctor import Diagnosis, examine
 from nasctl.records import RunRecords
 from tests.e2e.command import Desk
+from tests.e2e.warm import Command
 
 ROOT = Path(__file__).parent.parent.parent
 PLUGIN = ("--plugin", "tests.faults.plugin")
@@ -118,7 +119,7 @@ class Bench(Desk):
         return Bench(folder, self.cache)
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Command | subprocess.Popen[str]) -> None:
     """SIGKILL for the driver alone, as the kernel's OOM killer and an impatient user do."""
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import random
-import signal
 import time
 
 import pytest
@@ -85,9 +83,7 @@ def test_f3_inline(bench: Bench, calm: Calm, moment: int) -> None:
     process = bench.start_warm(*ARGUMENTS, INLINE, FAULT_SECONDS="0.05")
     with contextlib.suppress(TimeoutError):
         process.communicate(when)
-    if process.returncode is None:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+    kill(process)
     before = kept(bench)
     check_damage(bench)
     bench.run(*ARGUMENTS, INLINE)

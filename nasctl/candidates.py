@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from nasctl.arch import Architecture, Cost, Scalar
 from nasctl.errors import SpecError
 from nasctl.samplers.base import Known, Observation, Sampler, derive_seed
 from nasctl.space import Choices, Decision, Family
 from nasctl.trial import Rejection, Trial
+
+T = TypeVar("T")
 
 SAMPLER_ATTEMPTS = 20
 """Proposals asked of the sampler for one trial before unseen ones are drawn at random."""
@@ -77,6 +79,12 @@ def training_seed(seed: int, repeat: int) -> int:
     return (seed + repeat) % 2**32
 
 
+def in_ledger_order(values: Mapping[str, T]) -> dict[str, T]:
+    """With the keys in the order in which they come back from the ledger, so that nothing can
+    depend on whether they were there."""
+    return dict(sorted(values.items()))
+
+
 def _no_trainings(_arch_id: str) -> int:
     return 0
 
@@ -96,6 +104,7 @@ class Source(Protocol):
         pending: Sequence[Choices],
         known: Container[str],
         trainings: Callable[[str], int],
+        begun: Iterable[Choices],
     ) -> tuple[Candidate | None, list[Rejection], int]: ...
 
 
@@ -164,17 +173,20 @@ class CandidateSource:
         pending: Sequence[Choices],
         known: Container[str],
         trainings: Callable[[str], int] = _no_trainings,
+        begun: Iterable[Choices] = (),
     ) -> tuple[Candidate | None, list[Rejection], int]:
         """The candidate for trial `number`, what was rejected on the way, and how often a
         network came up that is known already.
 
         The result is a pure function of the seed, the number, the sampler's history, the
-        `pending` choices, `known` and `trainings`. None: nothing new is left, or was found.
+        `pending` choices, `known`, `trainings` and `begun`. None: nothing new is left, or was
+        found.
 
         Args:
             known: ids of trained and of rejected networks.
             trainings: how many there are of a network by its id; 0 where it may not be repeated,
                 since it was never trained, or in vain.
+            begun: the choices of all trials so far; looked at only where nothing else is found.
         """
         rejections: list[Rejection] = []
         rejected: set[str] = set()
@@ -202,7 +214,7 @@ class CandidateSource:
                 continue
             rejections.append(found)
             sampler.tell(rejection_observation(found))
-        for choices in self._fallbacks(number, known):
+        for choices in self._fallbacks(number, known, begun):
             found = self._judge(number, choices, known, rejected, state={}, attempt=None)
             if isinstance(found, Candidate):
                 return found, rejections, duplicates
@@ -233,7 +245,7 @@ class CandidateSource:
             rejected.add(key)
             return Rejection(
                 before=number,
-                choices=choices,
+                choices=in_ledger_order(choices),
                 architecture=None,
                 cost=Cost(),
                 violations={},
@@ -264,10 +276,10 @@ class CandidateSource:
         )
         rejection = Rejection(
             before=number,
-            choices=choices,
+            choices=in_ledger_order(choices),
             architecture=architecture,
             cost=priced.cost,
-            violations=violations,
+            violations=in_ledger_order(violations),
             reason=reason,
             sampler_state=state,
             attempt=attempt,
@@ -281,9 +293,11 @@ class CandidateSource:
         except SpecError:
             return False
 
-    def _fallbacks(self, number: int, known: Container[str]) -> Iterator[Choices]:
+    def _fallbacks(
+        self, number: int, known: Container[str], begun: Iterable[Choices]
+    ) -> Iterator[Choices]:
         """Small spaces whole, in random order; large ones at random, then downhill from the
-        candidate that breaks the constraints least."""
+        candidate that breaks the constraints least, then beside what was feasible."""
         space = self._family.space
         if self._left is None and space.count() <= ENUMERATION_LIMIT:
             self._left = list(space.enumerate())
@@ -301,15 +315,19 @@ class CandidateSource:
         while self.closest is not None and self.closest is not best:
             best = self.closest
             yield from self._neighbours(best.choices)
+        feasible = list(begun)
+        rng.shuffle(feasible)
+        for choices in feasible:
+            yield from self._neighbours(choices)
 
     def _neighbours(self, choices: Choices) -> Iterator[Choices]:
         """Every configuration that differs in one decision; newly active ones take their first
         choice."""
-        for name in choices:
-            decision = next(d for d in self._family.space.decisions if d.name == name)
-            for value in decision.choices:
-                if value != choices[name]:
-                    yield self._family.space.decide(_follow({**choices, name: value}))
+        space = self._family.space
+        for decision in space.decisions:
+            for value in decision.choices if decision.name in choices else ():
+                if value != choices[decision.name]:
+                    yield space.decide(_follow({**choices, decision.name: value}))
 
 
 def _follow(wanted: Mapping[str, Scalar]) -> Callable[[Decision], Scalar]:

@@ -18,14 +18,19 @@ in a row, so the candidates are the same with and without them.
 from __future__ import annotations
 
 import enum
-import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nasctl.candidates import Candidate, Source, rejection_observation, training_seed
+from nasctl.candidates import (
+    Candidate,
+    Source,
+    in_ledger_order,
+    rejection_observation,
+    training_seed,
+)
 from nasctl.errors import (
     EnvironmentProblemError,
     NasctlError,
@@ -38,7 +43,7 @@ from nasctl.observer import AfterCommit, Observer
 from nasctl.samplers.base import Observation, Sampler
 from nasctl.space import Choices
 from nasctl.stopping import MarginalGain, stopped_json
-from nasctl.trainings import Trainings
+from nasctl.trainings import Trainings, failed_in_a_row
 from nasctl.trial import Objectives, Outcome, OutcomeKind, Rejection, State, Trial, Work
 
 
@@ -186,7 +191,7 @@ class Engine:
         return Trial(
             number=number,
             state=State.RUNNING,
-            choices=candidate.choices,
+            choices=in_ledger_order(candidate.choices),
             architecture=candidate.architecture,
             seed=training_seed(settings.seed, candidate.repeat) if seed is None else seed,
             epochs=candidate.epochs or settings.epochs,
@@ -233,7 +238,7 @@ class Engine:
             self._ended.append(trial.number)
         self._observer.trial_ended(trial)
         if trial.state is State.FAILED and not trial.is_reference:
-            self._count_failures()
+            self._count_failures(trial.number)
 
     # -- what the flow reads ------------------------------------------------------------------
 
@@ -298,6 +303,7 @@ class Engine:
             pending=self._pending(number),
             known=self._known,
             trainings=self._count_trainings,
+            begun=(t.choices for t in self._trials.values()),
         )
 
     def _count_trainings(self, arch_id: str) -> int:
@@ -371,13 +377,11 @@ class Engine:
             pruned=trial.state is State.PRUNED,
         )
 
-    def _count_failures(self) -> None:
-        limit = self._settings.max_failures
-        final = (t for t in reversed(self._trials.values()) if t.state.is_final)
-        last = list(itertools.islice(final, limit))
-        if len(last) == limit > 0 and all(t.state is State.FAILED for t in last):
+    def _count_failures(self, number: int) -> None:
+        failed = failed_in_a_row(self._trials, number)
+        if 0 < self._settings.max_failures <= len(failed):
             self.fatal = TooManyFailuresError(
-                f"{limit} trials in a row failed; the last one: {last[0].error}"
+                f"{len(failed)} trials in a row failed; the last one: {failed[-1].error}"
             )
 
     def _nothing_new(self) -> None:

@@ -7,7 +7,7 @@ whatever the timing, and after a crash.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from nasctl.candidates import Candidate
@@ -66,9 +66,10 @@ class Plan(ABC, Generic[Row]):
         pending: Sequence[Choices],
         known: Container[str],
         trainings: Callable[[str], int],
+        begun: Iterable[Choices],
     ) -> tuple[Candidate | None, list[Rejection], int]:
         """The planned training; None after the last one."""
-        del sampler, pending, known, trainings
+        del sampler, pending, known, trainings, begun
         found = self.candidate(self.rows[number]) if number < len(self.rows) else None
         return found, [], 0
 

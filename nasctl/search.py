@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasctl import prepare, running, stopping
-from nasctl.candidates import CandidateSource
+from nasctl.candidates import ENUMERATION_LIMIT, CandidateSource
 from nasctl.engine import Engine, EngineSettings
 from nasctl.errors import ConfigError
 from nasctl.evaluate import CHECKPOINTS
@@ -342,8 +342,10 @@ class _Search:
         if engine.stopped is not None:
             self._display.warning(stopping.stopped_line(engine.stopped))
         if engine.exhausted:
+            whole = self._problem.family.space.count() <= ENUMERATION_LIMIT
+            end = "the space is exhausted" if whole else "no other network was found"
             self._display.warning(
-                f"the space is exhausted after {len(engine.trials)} of {self._config.trials} trials"
+                f"{end} after {len(engine.trials)} of {self._config.trials} trials"
             )
 
     def _ahead(self, front: MeasuredFront | None) -> Iterator[None]:

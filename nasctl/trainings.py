@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from collections import Counter
@@ -76,6 +77,7 @@ class Trainings:
         self._node_losses: Counter[int] = Counter()  # machines that died under it
         self._silent: set[int] = set()  # whose current attempt has not reported anything
         self._finish_stopped()
+        self._clean()
         self._queue = [  # RUNNING, and nobody works on it
             t.number for t in self._all() if t.state is State.RUNNING
         ]
@@ -269,6 +271,15 @@ class Trainings:
             if trial.state is State.RUNNING and decision is not None:
                 self._finish(trial, State.PRUNED, seconds=decision.seconds)
 
+    def _clean(self) -> None:
+        """Drops checkpoints of trials that are over, whose driver died before it could."""
+        if self._checkpoints is None or not self._checkpoints.is_dir():
+            return
+        unfinished = {str(t.number) for t in self._all() if t.state is State.RUNNING}
+        for folder in self._checkpoints.iterdir():
+            if folder.name not in unfinished:
+                checkpoints.remove(folder)
+
     def _begin(self, trial: Trial) -> None:
         if self._halving is None:
             return
@@ -306,3 +317,17 @@ def _not_a_fraction(metrics: Mapping[str, float]) -> list[str]:
         return []
     hint = " (divide percent by 100)" if 1 < accuracy <= 100 else ""
     return [f"accuracy must be a fraction between 0 and 1, got {accuracy:.6g}{hint}"]
+
+
+def failed_in_a_row(trials: Mapping[int, Trial], number: int) -> list[Trial]:
+    """The failed trials around trial `number`, itself among them, in the order of their numbers.
+
+    One that still runs ends the row: it may turn out well, whichever worker is faster.
+    """
+
+    def has_failed(n: int) -> bool:
+        return n in trials and trials[n].state is State.FAILED
+
+    before = list(itertools.takewhile(has_failed, itertools.count(number - 1, -1)))
+    after = itertools.takewhile(has_failed, itertools.count(number))
+    return [trials[n] for n in (*reversed(before), *after)]

@@ -109,6 +109,7 @@ def play(
             pending=(),
             known=(),
             trainings=lambda _: 0,
+            begun=(),
         )
         if found is None:
             return list(trials.values())

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nasctl.arch import SpecError
+from nasctl.arch import Architecture, Cost, Opaque, SpecError
 from nasctl.engine import Engine, Signal
 from nasctl.errors import EnvironmentProblemError, NothingFeasibleError, TooManyFailuresError
 from nasctl.executors.base import failure
-from nasctl.space import Decision, Family, SearchSpace
+from nasctl.space import Choices, Decision, Family, SearchSpace
 from nasctl.trial import Outcome, OutcomeKind, State, Work
 from tests import toy
 from tests.toy import Recorder, finish, history, make_engine, run
@@ -244,6 +244,73 @@ def test_failures_in_a_row_stop_the_search(tmp_path: Path) -> None:
     assert engine.next() is Signal.DONE
     assert isinstance(engine.fatal, TooManyFailuresError)
     assert str(engine.fatal) == "3 trials in a row failed; the last one: no memory"
+
+
+@pytest.mark.parametrize("first", [3, 4])
+def test_a_trial_that_still_runs_ends_a_row_of_failures(tmp_path: Path, first: int) -> None:
+    engine = make_engine(tmp_path / "l.sqlite", trials=50, max_failures=3)
+    works = [work(engine) for _ in range(4)]
+    finish(engine, works[0])
+    works.append(work(engine))
+    for number in [1, 2, *([3, 4] if first == 3 else [4, 3])]:
+        if number == 3:
+            finish(engine, works[3])
+        else:
+            engine.end(works[number], Outcome(kind=OutcomeKind.FAILED, error="no memory"))
+    assert engine.fatal is None
+
+
+def test_a_row_of_failures_is_found_from_its_middle(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "l.sqlite", trials=50, max_failures=3)
+    works = [work(engine) for _ in range(4)]
+    for number in (1, 3):
+        engine.end(works[number], Outcome(kind=OutcomeKind.FAILED, error=f"no memory {number}"))
+        assert engine.fatal is None
+    engine.end(works[2], Outcome(kind=OutcomeKind.FAILED, error="no memory 2"))
+    assert str(engine.fatal) == "3 trials in a row failed; the last one: no memory 3"
+
+
+def narrow_family() -> Family:
+    """A space of 10^9 configurations; a trial in a million keeps to a few params."""
+    names = [f"d{i}" for i in range(9)]
+    space = SearchSpace(tuple(Decision(n, tuple(range(10))) for n in names))
+
+    def decode(choices: Choices) -> Architecture:
+        block = Opaque("toy", **choices, depth=1, width=1)
+        return Architecture(input_shape=(1, 8, 8), blocks=(block,), num_classes=10)
+
+    def cost(architecture: Architecture) -> Cost:
+        values = dict(architecture.blocks[0].values)  # type: ignore[attr-defined]
+        return Cost(params=float(sum(values[n] ** 2 for n in names)))
+
+    return Family(space=space, decode=decode, cost=cost)
+
+
+def test_a_narrow_part_of_a_large_space_is_searched_from_what_was_found(tmp_path: Path) -> None:
+    """4,375 networks have 6 params and fewer, one configuration in 230,000."""
+    common = {"family": narrow_family(), "constraints": {"params": 6.0}, "trials": 30}
+    whole = make_engine(tmp_path / "a.sqlite", **common)
+    run(whole)
+    assert not whole.exhausted
+    assert [t.state for t in whole.trials] == [State.COMPLETE] * 30
+    for _ in range(7):
+        part = make_engine(tmp_path / "b.sqlite", **common)
+        finish(part, work(part))
+    again = make_engine(tmp_path / "b.sqlite", **common)
+    run(again)
+    assert history(again) == history(whole)
+
+
+def test_checkpoints_that_a_killed_driver_left_are_removed(tmp_path: Path) -> None:
+    for _ in range(2):
+        engine = make_engine(tmp_path / "l.sqlite")
+        finish(engine, work(engine))
+    work(engine)  # trial 2 goes on
+    for number in range(3):
+        (tmp_path / "kept" / str(number)).mkdir(parents=True)
+        (tmp_path / "kept" / str(number) / "1.ckpt").write_bytes(b"state")
+    make_engine(tmp_path / "l.sqlite", checkpoints=tmp_path / "kept")
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["2"]
 
 
 def test_released_work_stays_running_and_is_given_out_first(tmp_path: Path) -> None:

@@ -35,9 +35,8 @@ LARGE = SearchSpace(
 
 
 def price(choices: Choices) -> Known:
-    return Known(
-        id=json.dumps(choices), costs={"params": float(sum(choices.values()))}, feasible=True
-    )
+    name = json.dumps(choices, sort_keys=True)
+    return Known(id=name, costs={"params": float(sum(choices.values()))}, feasible=True)
 
 
 def accuracy(choices: Choices) -> float:
@@ -164,6 +163,41 @@ def test_where_nothing_is_feasible_it_goes_on_proposing_for_the_engine_to_say_so
     assert sampler.ask(0, 0) != sampler.ask(0, 1)
 
 
+def test_where_nothing_feasible_is_drawn_it_goes_on_from_what_was_found_otherwise() -> None:
+    def tight(choices: Choices) -> Known:
+        known = price(choices)
+        return Known(id=known.id, costs=known.costs, feasible=known.costs["params"] < 70)
+
+    def small(width: int) -> Choices:  # one block, of the least width
+        return LARGE.decide(lambda d: {"b1.width": width}.get(d.name, d.choices[0]))
+
+    wide = SearchSpace((*LARGE.decisions, *(Decision(f"x{i}", (40, 1, 50)) for i in range(12))))
+    told = [{**small(8), **{f"x{i}": 1 + 39 * (i == n) for i in range(12)}} for n in range(3)]
+    sampler = make(wide, price=tight)
+    assert not any(tight(wide.sample(random.Random(i))).feasible for i in range(1000))
+    for number, choices in enumerate(told):
+        first = sampler.ask(number, 0)
+        assert first is not None
+        assert not tight(first.choices).feasible
+        value = (accuracy(choices), tight(choices).costs["params"])
+        sampler.tell(Observation(number=number, choices=choices, values=value))
+    found = search(sampler, 12, start=3)
+    assert all(tight(p.choices).feasible for p, _ in found)
+    assert len({tight(p.choices).id for p, _ in found} | {tight(c).id for c in told}) == 15
+
+
+def test_what_comes_back_with_its_keys_in_another_order_is_the_same() -> None:
+    lived = make(LARGE)
+    done = search(lived, 16)
+    for n in range(8, 16):
+        anew = make(LARGE)
+        for number, (proposal, value) in enumerate(done[:n]):
+            choices = dict(sorted(proposal.choices.items(), reverse=True))
+            costs = price(choices).costs["params"]
+            anew.tell(Observation(number=number, choices=choices, values=(value, costs)))
+        assert anew.ask(n, 0) == done[n][0]
+
+
 def test_doubtful_members_are_trained_again_and_certain_ones_are_not() -> None:
     few = SearchSpace(tuple(Decision(f"d{i}", (1, 2, 3)) for i in range(3)))
     noisy = search(make(few, max_seeds=3), 50, noise=0.02)
@@ -206,6 +240,28 @@ def test_two_unknown_objectives_are_left_to_tpe_and_said() -> None:
     assert "sampler=tpe" in note
     assert type(create_sampler("known_cost", {}, context)).__name__ == "TpeSampler"
     assert sampler_note("tpe", context) is None
+
+
+def test_costs_are_known_where_hardly_any_configuration_can_be_built() -> None:
+    every = [json.dumps(c, sort_keys=True) for c in SMALL.enumerate()]
+    there = set(random.Random(0).sample(every, 3))  # of 1,024
+
+    def rows(choices: Choices) -> Known | None:
+        known = price(choices)
+        return known if known.id in there else None
+
+    for seed in range(5):
+        assert type(make(price=rows, seed=seed)).__name__ == "KnownCostSampler"
+
+
+def test_equal_results_are_a_table_however_many_there_are() -> None:
+    few = SearchSpace(tuple(Decision(f"d{i}", (1, 2, 3)) for i in range(3)))
+    sampler = make(few, max_seeds=6)
+    choices = {"d0": 3, "d1": 2, "d2": 3}
+    for number in range(3):
+        told = (0.1 + 0.2 + 0.3 * 2, price(choices).costs["params"])  # no mean of three is equal
+        sampler.tell(Observation(number=number, choices=choices, values=told))
+    assert not any(p.repeat for p, _ in search(sampler, 20, start=3))
 
 
 def test_without_costs_it_maximises_the_one_objective() -> None:

@@ -7,7 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nasctl.samplers.known_cost.acquisition import EXAMINED, SCREENED, Target, candidate_gains
+from nasctl.samplers.known_cost.acquisition import (
+    EXAMINED,
+    SCREENED,
+    Target,
+    candidate_gains,
+    possible_members,
+)
 from nasctl.samplers.known_cost.improvement import expected_improvement, front_of
 from nasctl.samplers.known_cost.posterior import Prediction
 from nasctl.samplers.known_cost.scale import Scale
@@ -146,3 +152,23 @@ def test_more_levels_are_nearer_and_few_keep_the_best(k: int) -> None:
     assert errors[0] > errors[1] > errors[2]
     best = np.argsort(-exact)[:20]
     assert set(best) <= set(np.argsort(-gains(8))[:SCREENED])
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_members_are_possible_if_nothing_is_surely_better(k: int) -> None:
+    rng = np.random.default_rng(k)
+    scores, costs = rng.normal(size=80).round(1), rng.random((80, k)).round(1)
+    among, final = rng.random(80) < 0.8, rng.random(80) < 0.7
+    asked = {"doubt": 0.15, "among": among, "final": final}
+    expected = {
+        i
+        for i in np.flatnonzero(among & final)
+        if not any(
+            scores[j] - 0.15 > scores[i] + 0.15 and (costs[j] <= costs[i]).all()
+            for j in np.flatnonzero(among)
+        )
+    }
+    found = list(possible_members(scores, costs, **asked))
+    assert set(found) == expected
+    rest = found[len(found) - len(expected) :]  # members are named twice
+    assert (np.diff(scores[rest]) <= 0).all()

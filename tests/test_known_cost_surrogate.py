@@ -182,6 +182,19 @@ def test_a_surrogate_that_begins_anew_is_the_same_to_the_bit() -> None:
     assert (a.covariance_at == b.covariance_at).all()
 
 
+def test_results_are_taken_in_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = points(60)
+    told = results(40, at, 0.9 + 0.02 * target(at))
+    whole, parts = (Surrogate(at, seed=1, first=3, bound=1.0, reference=FROM) for _ in range(2))
+    asked = {"pending": at[50:52], "local": at[55:], "contenders": at[:4]}
+    whole.update(told)
+    monkeypatch.setattr(surrogate, "BLOCK", 7)
+    parts.update(told)
+    a, b = whole.predict(**asked), parts.predict(**asked)
+    assert b.mean == pytest.approx(a.mean, abs=1e-4)
+    assert b.sd == pytest.approx(a.sd, abs=1e-4)
+
+
 def test_fits_happen_at_geometric_counts() -> None:
     counts = sorted({fitted_at(n, 3) for n in range(3, 300)})
     assert counts[:6] == [3, 4, 5, 6, 7, 9]

@@ -92,6 +92,7 @@ def make_engine(
     """
     family = family or toy_family()
     clock = settings.pop("clock", time.monotonic)
+    checkpoints = settings.pop("checkpoints", None)
     trials = int(settings.pop("trials", 12))  # type: ignore[call-overload]
     price = lambda a: Priced(cost=family.cost(a))  # type: ignore[misc]  # noqa: E731
     return Engine(
@@ -130,6 +131,7 @@ def make_engine(
             window=4,
             events=(),
         ),
+        checkpoints=checkpoints,  # type: ignore[arg-type]
         clock=clock,  # type: ignore[arg-type]
     )
 

@@ -75,7 +75,8 @@ def size_of(choices: Choices) -> float:
 
 def price(choices: Choices) -> Known:
     """Says nothing of the constraint, so that samplers hear of rejections."""
-    return Known(id=json.dumps(choices), costs={"size": size_of(choices)}, feasible=True)
+    name = json.dumps(choices, sort_keys=True)
+    return Known(id=name, costs={"size": size_of(choices)}, feasible=True)
 
 
 def observe(number: int, proposal: Proposal) -> Observation:
@@ -146,7 +147,7 @@ def test_rebuilt_sampler_continues_as_the_one_that_lived(name: str) -> None:
                 fresh.tell(
                     Observation(
                         number=event.number,
-                        choices=json.loads(json.dumps(event.choices)),
+                        choices=json.loads(json.dumps(event.choices, sort_keys=True)),
                         state=state,
                         values=event.values,
                         violations=event.violations,

@@ -118,6 +118,17 @@ def chance(architecture: Architecture, *, budget: int, seed: int) -> dict[str, f
     return {"accuracy": int(architecture.id[:6], 16) / 2**24}
 
 
+def mortal(architecture: Architecture, *, budget: int, seed: int) -> dict[str, float]:
+    """The same of any network; kills its process once, after `FAULT_AFTER` trainings."""
+    log = Path(os.environ["FAULT_FOLDER"], "finished")
+    after = int(os.environ.get("FAULT_AFTER", "-1"))
+    if log.exists() and len(log.read_text().splitlines()) == after and _once("killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open(log, "a") as file:
+        file.write(f"{architecture.id} {seed}\n")
+    return chance(architecture, budget=budget, seed=seed)
+
+
 def percent(architecture: Architecture, *, budget: int, seed: int) -> dict[str, float]:
     return {"accuracy": 100 * accuracy(architecture, seed)}
 
@@ -136,6 +147,7 @@ EVALUATORS = {
     "deadly": deadly,
     "odd_values": odd_values,
     "chance": chance,
+    "mortal": mortal,
     "percent": percent,
     "full_disk": full_disk,
 }

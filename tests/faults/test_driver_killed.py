@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import signal
 import time
 
 import pytest
@@ -14,7 +15,7 @@ from nasctl.history import history_hash
 from nasctl.ledger import Ledger
 from nasctl.records import LEDGER
 from nasctl.trial import State, Trial
-from tests.faults.drive import INLINE, SEARCH, TOY, Bench, kill
+from tests.faults.drive import INLINE, PLUGIN, SEARCH, TOY, Bench, kill
 
 ARGUMENTS = (*SEARCH, "sampler=tpe", "sampler.startup_trials=4", "trials=14")
 MOMENTS = 20
@@ -91,6 +92,21 @@ def test_f3_inline(bench: Bench, calm: Calm, moment: int) -> None:
     log = bench.finished()
     done_twice = len(log) - len(set(log))
     assert done_twice <= 2 + len([t for t in bench.toy.trials() if t.attempts > 1]), log
+
+
+def test_f3_inline_with_the_default_sampler_in_a_large_space(bench: Bench) -> None:
+    """Its candidates are relatives of the front, which come back from the ledger."""
+    arguments = (
+        *("search", "mbv2_space", *PLUGIN, "evaluator=mortal", "tracking=none", "latency=none"),
+        *("~objectives.latency_ms", "trials=20", INLINE),
+    )
+    process = bench.start_warm(*arguments, "name=toy", FAULT_AFTER="10")
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert len(kept(bench)) == 10
+    bench.run(*arguments, "name=toy")
+    bench.run(*arguments, "name=calm")
+    assert history_hash(bench.toy.trials()) == history_hash(bench.trials("calm"))
 
 
 @pytest.mark.parametrize("moment", moments(0))

@@ -6,10 +6,11 @@ neighbours (Daulton et al. 2021, noisy expected hypervolume improvement).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from nasctl.samplers.known_cost.gp import Array
 from nasctl.samplers.known_cost.improvement import (
@@ -21,6 +22,8 @@ from nasctl.samplers.known_cost.improvement import (
 from nasctl.samplers.known_cost.pool import Candidate
 from nasctl.samplers.known_cost.posterior import Prediction
 from nasctl.samplers.known_cost.scale import Scale
+
+Flags = npt.NDArray[np.bool_]
 
 LEVELS = 8  # of the front, for a first look at all candidates
 SCREENED = 400  # candidates that are left by it, for a look at the believed front
@@ -276,3 +279,26 @@ def repeat_gains(
             )
         )
     return np.array(near, dtype=np.intp), np.array(gains)
+
+
+def possible_members(
+    scores: Array, costs: Array, *, doubt: float, among: Flags, final: Flags
+) -> Iterator[int]:
+    """Positions of results that may be on the front: its members first, then the best of the rest.
+
+    Args:
+        scores: what is believed, (n,).
+        costs: (n, k).
+        doubt: a result is surely worse than one that costs no more by twice this.
+        among: which results count, (n,).
+        final: which of them may be members, (n,).
+    """
+    counted = np.flatnonzero(among)
+    order = counted[np.argsort(-scores[counted], kind="stable")]
+    order = order[final[order]]
+    # Whatever is surely better than a result, a member of the front is, too.
+    top = counted[front_of(scores[counted], costs[counted])]
+    for i in [*order[front_of(scores[order], costs[order])], *order]:
+        surely = scores[top] - doubt > scores[i] + doubt
+        if not (surely & (costs[top] <= costs[i]).all(axis=1)).any():
+            yield int(i)

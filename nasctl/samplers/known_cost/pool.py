@@ -53,14 +53,22 @@ def feasible(configurations: Iterable[Choices], price: Price, size: int) -> list
     return list(found.values())
 
 
-def build_pool(space: SearchSpace, price: Price, size: int, rng: random.Random) -> list[Candidate]:
+def build_pool(
+    space: SearchSpace,
+    price: Price,
+    size: int,
+    rng: random.Random,
+    found: Sequence[Candidate] = (),
+) -> list[Candidate]:
     """All feasible networks of a small space; of a large one, a random `size` of them.
 
-    Where hardly anything is feasible, mutations of what is fill the places.
+    Where hardly anything is feasible, mutations of what is fill the places; where nothing is among
+    the random ones, those of what was `found` otherwise.
     """
     if space.count() <= ENUMERATED:
         return feasible(space.enumerate(), price, ENUMERATED)
-    pool = feasible((space.sample(rng) for _ in range(DRAWS * size)), price, size)
+    drawn = (space.sample(rng) for _ in range(0 if found else DRAWS * size))
+    pool = [*found, *feasible(drawn, price, size)]
     if 0 < len(pool) < size:
         taken = {c.known.id for c in pool}
         for _ in range(DRAWS * size):
@@ -79,7 +87,8 @@ def mutate(
 ) -> Choices:
     """Changes some active decisions; decisions that become active are drawn at random."""
     decisions = space.by_name
-    free = [n for n in choices if len(decisions[n].choices) > 1]
+    # In the order of the space: what comes back from a ledger has its keys in another one.
+    free = [n for n, d in decisions.items() if n in choices and len(d.choices) > 1]
     changed = set(rng.sample(free, min(changes, len(free))))
     affected = frozenset[str]().union(*(space.dependents[n] for n in changed))
 
@@ -125,3 +134,14 @@ def relatives(
             yield cross(space, parents[at], parents[(at + 1) % len(parents)], rng)
         else:
             yield mutate(space, parents[at], rng, rng.randint(2, 4) if kind == 2 else 1)
+
+
+def feasible_relatives(
+    space: SearchSpace,
+    price: Price,
+    parents: Sequence[Mapping[str, Scalar]],
+    rng: random.Random,
+    n: int,
+) -> list[Candidate]:
+    """The distinct networks of `n` `relatives` that can be built within the constraints."""
+    return feasible(relatives(space, parents, rng, n), price, n)

@@ -96,7 +96,7 @@ class Posterior:
     def _room(self, n: int) -> None:
         have = len(self._lower)
         if n > have:
-            more = max(2 * have, n)
+            more = max(have + have // 4, n)
             lower = np.zeros((more, more))
             lower[:have, :have] = self._lower
             cross = np.zeros((more, self._cross.shape[1]), dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -11,28 +12,33 @@ from threadpoolctl import ThreadpoolController
 
 from nasctl.samplers.base import Known, Observation, Proposal, SamplerContext, checked_values
 from nasctl.samplers.known_cost.aim import Aim
+from nasctl.samplers.known_cost.pool import ENUMERATED
 from nasctl.samplers.known_cost.strategy import KnownCostStrategy, Options
 from nasctl.space import Choices
 
-PROBES = 20
+PROBES = 5_000
+"""Random configurations of a large space of which one should be possible to build."""
 SHORT = 4  # a start-up phase takes at most this part of all trials
 
 
 def unpriced(choices: Choices) -> Known:
     """For spaces without costs: every configuration is a network of its own."""
-    return Known(id=json.dumps(choices), costs={}, feasible=True)
+    return Known(id=json.dumps(choices, sort_keys=True), costs={}, feasible=True)
 
 
 def unknown_objectives(context: SamplerContext) -> list[str]:
-    """The objectives that only training tells."""
+    """The objectives that only training tells: those that networks which can be built have no
+    price for. All, if none can be built."""
     objectives = context.objectives or tuple(
         f"objective {i}" for i in range(len(context.directions))
     )
     if context.price is None:
         return list(objectives)
     rng = random.Random(context.seed)
-    for _ in range(PROBES):
-        known = context.price(context.space.sample(rng))
+    drawn = (context.space.sample(rng) for _ in range(PROBES))
+    every = context.space.enumerate() if context.space.count() <= ENUMERATED else ()
+    for choices in itertools.chain(drawn, every):
+        known = context.price(choices)
         if known is not None:
             return [m for m in objectives if m not in known.costs]
     return list(objectives)

@@ -19,21 +19,20 @@ from nasctl.samplers.known_cost.acquisition import (
     Target,
     candidate_gains,
     fresh_gain,
+    possible_members,
     repeat_gains,
 )
 from nasctl.samplers.known_cost.aim import Aim
 from nasctl.samplers.known_cost.features import Encoder
 from nasctl.samplers.known_cost.gp import Array, Points
-from nasctl.samplers.known_cost.improvement import front_of
 from nasctl.samplers.known_cost.pool import (
     ENUMERATED,
     Candidate,
     Price,
     PriceList,
     build_pool,
-    feasible,
+    feasible_relatives,
 )
-from nasctl.samplers.known_cost.pool import relatives as relatives_of
 from nasctl.samplers.known_cost.surrogate import Result, Surrogate, repeat_noise
 from nasctl.space import Choices, SearchSpace
 
@@ -42,6 +41,7 @@ POINTS = 150  # trained networks at most that are considered for the front
 PASSING = 10_000_000  # numbers of candidates that are forgotten after the proposal begin here
 PARENTS = 24
 STARTERS = 1_000  # candidates that the first trials are chosen from
+ROUNDING = 1e-20  # a variance of standardised values that differ by rounding only
 RANKED = 25  # proposals kept for attempts that are turned away
 SD_FACTORS = 0.5, 1.0  # of candidates, in turn: see docs/known_cost.md
 
@@ -86,8 +86,10 @@ class KnownCostStrategy:
         self._options = options
         self._is_enumerated = space.count() <= ENUMERATED
         self._starters: list[Candidate] | None = None
+        self._found: list[Candidate] = []  # the first ones, where none is found at random
         self._said: list[tuple[Choices, Known, float | None, Mapping[int, float]]] = []
         self._scores: list[float] = []  # final ones, in the order told
+        self._told: dict[str, list[float]] = {}  # the same by network
         self._results: list[Result] = []  # of what was said, as far as the model was asked
         self._choices: list[Choices] = []
         self._ids: set[str] = set()
@@ -100,13 +102,21 @@ class KnownCostStrategy:
     def _pool_of(self, size: int) -> list[Candidate]:
         """The first `size` candidates; prices of a smaller pool are remembered for a larger one."""
         rng = random.Random(derive_seed(self._seed, "pool"))
-        return build_pool(self._space, self._price, size, rng)
+        return build_pool(self._space, self._price, size, rng, self._found)
 
     def _start(self) -> list[Candidate]:
-        """What the first trials are chosen from: a part is enough, and workers wait for it."""
+        """What the first trials are chosen from: a part is enough, and workers wait for it.
+
+        Empty where nothing feasible is drawn, until others have found the first networks.
+        """
         if self._starters is None:
             self._starters = self._pool_of(min(STARTERS, self._options.pool))
             self._starters = self._starters or self._pool_of(self._options.pool)
+        if not self._starters and len(self._scores) >= FEWEST:
+            told = [(c, k) for c, k, score, _ in self._said if score is not None]
+            first = {k.id: Candidate(c, k) for c, k in told[:FEWEST] if k.feasible}
+            self._found = list(first.values())
+            self._starters = self._pool_of(self._options.pool) if first else []
         return self._starters
 
     def _prepare(self) -> None:
@@ -163,7 +173,7 @@ class KnownCostStrategy:
 
     def _learn(self) -> None:
         """Who is known, and whose results say something."""
-        names = list(self._aim.objectives)
+        at = list(self._aim.objectives).index(self._aim.unknown)
         for o in self._early:
             known = self._price(dict(o.choices))
             if known is None:
@@ -174,8 +184,9 @@ class KnownCostStrategy:
             self._trainings[known.id] = self._trainings.get(known.id, 0) + 1
             score = None
             if o.values is not None:
-                score = self._aim.score(o.values[names.index(self._aim.unknown)])
+                score = self._aim.score(o.values[at])
                 self._scores.append(score)
+                self._told.setdefault(known.id, []).append(score)
             rungs = {e: self._aim.score(v) for e, v in o.rungs.items()}
             if score is not None or rungs:
                 self._said.append((dict(o.choices), known, score, rungs))
@@ -201,9 +212,9 @@ class KnownCostStrategy:
         self, number: int, attempt: int, pending: Sequence[Mapping[str, Any]] = ()
     ) -> Proposal | None:
         """See `Sampler.ask`; None when every network of a small space is known."""
+        self._learn()
         if not self._start():
             return self._anything(number, attempt)
-        self._learn()
         key = (number, len(self._said), len(self._ids), [list(p.items()) for p in pending])
         if self._ranked[0] != key:
             waiting = [(dict(p), k) for p in pending if (k := self._price(dict(p))) is not None]
@@ -307,8 +318,9 @@ class KnownCostStrategy:
 
     def _target(self, trained: Sequence[int], others: int) -> Target:
         """Of the trained networks, and `others` without a told value."""
-        told = [self._told_mean(self._results[i].network) for i in trained]
-        told = [t if t < self._surrogate.scale.low else math.nan for t in told]
+        scores = (self._told[self._results[i].network] for i in trained)
+        means = (sum(s) / len(s) for s in scores)
+        told = [m if m < self._surrogate.scale.low else math.nan for m in means]
         return Target(
             score=self._reference_score(),
             costs=self._reference,
@@ -347,15 +359,11 @@ class KnownCostStrategy:
         if self._options.max_seeds < 2:
             return []
         noise, freedom = repeat_noise(self._results, self._surrogate.scale)
-        if freedom and noise == 0.0:  # a table: asking again tells nothing
+        if freedom and noise < ROUNDING:  # a table: asking again tells nothing
             return []
         out = {k.id for _, k in waiting}
-        ids = [self._results[i].network for i in trained]
-        return [
-            at
-            for at, network in enumerate(ids)
-            if network not in out and self._trainings[network] < self._options.max_seeds
-        ]
+        out |= {n for n, times in self._trainings.items() if times >= self._options.max_seeds}
+        return [at for at, i in enumerate(trained) if self._results[i].network not in out]
 
     def _reference_score(self) -> float:
         given = self._aim.reference.get(self._aim.unknown)
@@ -363,27 +371,23 @@ class KnownCostStrategy:
             return self._aim.score(given)
         return min(self._scores[:FEWEST])
 
-    def _told_mean(self, network: str) -> float:
-        told = [r.score for r in self._results if r.network == network and r.score is not None]
-        return sum(told) / len(told)
-
     def _contenders(self, among: Callable[[int], bool] = lambda _: True) -> list[int]:
         """The results that may be on the front, one for each network: the believed members first,
         then the best of the rest."""
         smoothed, noise = self._surrogate.smoothed()
         index = self._surrogate.index
-        costs = np.stack([self._results[i].costs for i in index])
-        doubt = 3.0 * noise**0.5
-        allowed = np.array([among(i) for i in index])
-        order = np.flatnonzero(allowed)[np.argsort(-smoothed[allowed], kind="stable")]
-        final = [i for i in order if self._results[index[i]].score is not None]
-        first = [final[m] for m in front_of(smoothed[final], costs[final])] if final else []
         kept: dict[str, int] = {}
-        for i in [*first, *final]:
-            better = (costs <= costs[i]).all(axis=1) & (smoothed - doubt > smoothed[i] + doubt)
-            if not (better & allowed).any():
-                kept.setdefault(self._results[index[i]].network, index[i])
-        return list(kept.values())[:POINTS]
+        for at in possible_members(
+            smoothed,
+            np.stack([self._results[i].costs for i in index]),
+            doubt=3.0 * noise**0.5,
+            among=np.array([among(i) for i in index]),
+            final=np.array([self._results[i].score is not None for i in index]),
+        ):
+            kept.setdefault(self._results[index[at]].network, index[at])
+            if len(kept) == POINTS:
+                break
+        return [*kept.values()]
 
     def _relatives(self, number: int, trained: Sequence[int], taken: set[str]) -> list[Candidate]:
         """Feasible relatives of the believed front that are neither trained nor in the pool."""
@@ -391,9 +395,5 @@ class KnownCostStrategy:
             return []
         rng = random.Random(derive_seed(self._seed, "relatives", number))
         parents = [self._choices[i] for i in trained[:PARENTS]]
-        found = feasible(
-            relatives_of(self._space, parents, rng, self._options.relatives),
-            self._price,
-            self._options.relatives,
-        )
+        found = feasible_relatives(self._space, self._price, parents, rng, self._options.relatives)
         return [c for c in found if c.known.id not in taken and c.known.id not in self._in_pool]

@@ -35,6 +35,7 @@ points have a group `network`, one column with a number for each network."""
 
 GROWTH = 1.15  # of the number of results from one fit to the next
 FITTED = 160  # results that hyperparameters are fitted to; more cost cubically and add little
+BLOCK = 256  # results that the model takes in at once; bounds its memory
 NOISE = (math.log(0.01), 1.0)  # log noise variance of standardised values: mean and deviation
 MATTERS = 0.01  # of the hypervolume
 PAIRS = 4  # trials with a rung and a final value before the rung says anything
@@ -231,7 +232,10 @@ class Surrogate:
         self.weights = dict(zip(KERNELS, map(float, weights), strict=True))
         best = int(np.argmax(weights))
         self._posterior = Posterior(list(KERNELS.values())[best], thetas[best], self._pool)
-        self._posterior.add(New(self._observed, self._observed[:0], self._pool, self._extra))
+        for start in range(0, n, BLOCK):
+            new = slice(start, start + BLOCK)
+            block = self._observed[new], self._observed[:start], self._pool, self._extra[new]
+            self._posterior.add(New(*block))
 
     def _append(self, results: Sequence[Result]) -> None:
         extra = np.zeros(1)

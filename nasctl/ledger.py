@@ -21,7 +21,7 @@ from nasctl.arch import Architecture, Block, Cost
 from nasctl.errors import EmptyLedgerError, EnvironmentProblemError
 from nasctl.fields import canonical_json
 from nasctl.files import replacing
-from nasctl.ledger_commits import LEFT_UNTOUCHED, Commits, explained
+from nasctl.ledger_commits import LEFT_UNTOUCHED, Commits, copy_beside, explained
 from nasctl.trial import Evaluation, Rejection, State, Trial
 
 P = ParamSpec("P")
@@ -44,6 +44,7 @@ def _decoding(read: Callable[Concatenate[Ledger, P], T]) -> Callable[Concatenate
             text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise EnvironmentProblemError(
                 f"{self.path}: a row cannot be read ({text}); {LEFT_UNTOUCHED}"
+                f"{copy_beside(self.path)}"
             ) from error
 
     return decode
@@ -102,8 +103,8 @@ class Ledger:
         version = ledger_schema.version_of(self._db)
         if version == 0:
             raise EmptyLedgerError(
-                f"{self.path}: there is nothing in it: its search has not begun, or was cut short "
-                "at once; run the search"
+                f"{self.path}: there is nothing in it{copy_beside(self.path)}: its search has not "
+                "begun, or was cut short at once; run the search"
             )
         if version not in ledger_schema.READABLE:
             raise EnvironmentProblemError(

@@ -29,7 +29,8 @@ COPY = "ledger.backup.sqlite"
 LEFT_UNTOUCHED = "the file was left untouched, restore a copy, or begin anew with --fresh"
 
 
-def _copy_beside(path: Path) -> str:
+def copy_beside(path: Path) -> str:
+    """Of a damaged or empty ledger: where there is a copy of it, in brackets, or nothing."""
     copy = path.with_name(COPY)
     if not copy.is_file() or copy == path:
         return ""
@@ -50,7 +51,7 @@ def explained(path: Path) -> Iterator[None]:
         if "full" in text or "I/O" in text:
             hint = "; free some space and run the same command again, nothing finished is lost"
         elif "malformed" in text or "not a database" in text:
-            hint = f"; {LEFT_UNTOUCHED}{_copy_beside(path)}"
+            hint = f"; {LEFT_UNTOUCHED}{copy_beside(path)}"
         raise EnvironmentProblemError(f"{path}: {text}{hint}") from error
 
 
@@ -181,11 +182,12 @@ class Commits:
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Calls `call` once everything written so far is durable: now, if it is. In order."""
-        if self._db.in_transaction:
-            self._waiting.append(call)
-        else:
+        with self._in_call:  # the other thread may be within a commit, neither before nor after it
+            if self._db.in_transaction:
+                self._waiting.append(call)
+                return
             self._settle()
-            call()
+        call()
 
     def _commit(self) -> None:
         if not self._db.in_transaction:

@@ -14,7 +14,7 @@ from nasctl.arch import Block
 from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.files import cannot_be_written, sha256, write_text
 from nasctl.ledger import Ledger
-from nasctl.ledger_commits import COPY, LEFT_UNTOUCHED
+from nasctl.ledger_commits import COPY, LEFT_UNTOUCHED, copy_beside
 from nasctl.records import LEDGER
 from nasctl.runlock import LOCK, RunLock
 
@@ -80,12 +80,13 @@ def open_run(
     lock = RunLock(directory)
     try:
         moved = None
-        if fresh and (directory / LEDGER).exists():
+        if fresh and any((directory / name).exists() for name in (LEDGER, COPY)):
             moved = _move_aside(directory)
             lock.release()
             directory.mkdir()
             lock = RunLock(directory)
         _remove_torn(directory)
+        _check_not_lost(directory / LEDGER)
         resumed = (directory / LEDGER).exists()
         ledger = Ledger(directory / LEDGER, block_types)
         try:
@@ -185,6 +186,16 @@ def _remove_torn(directory: Path) -> None:
     for path in directory.rglob(".*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _check_not_lost(ledger: Path) -> None:
+    """A new ledger in the place of one that is gone would take the copy's place, too."""
+    is_there = ledger.exists() and ledger.stat().st_size
+    if not is_there and (copy := copy_beside(ledger)):
+        what = "there is nothing in it" if ledger.exists() else "it is gone"
+        raise EnvironmentProblemError(
+            f"{ledger}: {what}{copy}; put the copy in its place, or begin anew with --fresh"
+        )
 
 
 def _move_aside(directory: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -309,3 +310,31 @@ def test_a_kill_among_grouped_commits_does_not_change_the_history(
     assert [e.epoch for t in desks[1].trials("big") for e in t.evaluations] == [
         e.epoch for t in desks[0].trials("big") for e in t.evaluations
     ]
+
+
+def test_what_waits_while_the_other_thread_commits_is_told(notes: Notes) -> None:
+    """Between its COMMIT and what it notes of that, nothing looks as if it were undone."""
+    committed = threading.Event()
+    seen: list[str] = []
+
+    def other() -> None:
+        with notes.commits._in_call:
+            notes.db.execute("COMMIT")
+            committed.set()
+            time.sleep(0.2)
+            notes.commits._is_open = False
+
+    with notes.commits.grouped():
+        notes.now += 1.0
+        notes.write("a")
+        notes.now += SLOW_S
+        notes.write("b")
+        notes.write("c")
+        notes.commits.after_commit(lambda: seen.append(f"c, of {notes.durable}"))
+        thread = threading.Thread(target=other)
+        thread.start()
+        committed.wait()
+        notes.commits.after_commit(lambda: seen.append("later"))
+        thread.join()
+    assert seen == ["c, of -abc", "later"]
+    assert notes.undone == 0

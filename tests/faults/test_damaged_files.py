@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from nasctl.errors import EnvironmentProblemError
 from nasctl.history import history_hash
+from nasctl.records import LEDGER
 from nasctl.weights import load_weights, save_weights
 from tests.faults.drive import INLINE, SEARCH, Bench
 
@@ -128,3 +130,26 @@ def test_f18_a_flipped_bit_in_the_weights_is_seen_by_the_doctor(bench: Bench) ->
     load_weights(path, model)
     (found,) = [c for c in bench.diagnosis().checks if c.state == "violated"]
     assert found.details == (f"weights/{path.name} is not what was written",)
+
+
+@pytest.mark.parametrize("left", ["empty", "missing"])
+def test_f19_a_lost_ledger_is_not_begun_anew_over_its_copy(bench: Bench, left: str) -> None:
+    assert bench.call(*SEARCH, INLINE).code == 0
+    before = history_hash(bench.toy.trials())
+    ledger, copy = bench.run_dir / LEDGER, bench.run_dir / "ledger.backup.sqlite"
+    for path in bench.run_dir.glob(f"{LEDGER}*"):
+        path.unlink()
+    if left == "empty":
+        ledger.touch()
+    kept = copy.read_bytes()
+    said = bench.call(*SEARCH, INLINE)
+    assert said.code == 4
+    assert f"(there is one of {time.strftime('%Y-')}" in said.error
+    assert "put the copy in its place, or begin anew with --fresh" in said.error
+    assert copy.read_bytes() == kept
+    shutil.copy(copy, ledger)
+    assert bench.call(*SEARCH, INLINE).code == 0
+    assert history_hash(bench.toy.trials()) == before
+    ledger.unlink()
+    assert bench.call(*SEARCH, INLINE, "--fresh").code == 0
+    assert (bench.run_dir.with_name("toy.old1") / copy.name).exists()

@@ -22,6 +22,7 @@ from nasctl.cli_common import (
     run_options,
     say,
     say_places,
+    shown_if_it_can_be,
     take_marks,
 )
 from nasctl.cli_export import export
@@ -127,9 +128,10 @@ def _search(
         with display, contextlib.redirect_stdout(sys.stderr):
             return run_search(request)
     except InterruptedSearchError:
-        records = RunRecords(Path(config.output_dir) / config.name)
-        if records.trials():
-            _show_front(records, as_json=as_json)
+        with shown_if_it_can_be():
+            records = RunRecords(Path(config.output_dir) / config.name)
+            if records.trials():
+                _show_front(records, as_json=as_json)
         raise
 
 

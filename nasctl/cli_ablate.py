@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nasctl.cli_common import command_line, print_json, run_options, say, say_places
+from nasctl.cli_common import (
+    command_line,
+    print_json,
+    run_options,
+    say,
+    say_places,
+    shown_if_it_can_be,
+)
 from nasctl.errors import ConfigError, InterruptedSearchError, TooManyFailuresError
 
 if TYPE_CHECKING:
@@ -125,8 +132,9 @@ def _run(
         with display, contextlib.redirect_stdout(sys.stderr):
             run_ablation(request)
     except (InterruptedSearchError, TooManyFailuresError):
-        if (directory / "ablation.json").is_file():
-            _show(directory, as_json=as_json)
+        with shown_if_it_can_be():
+            if (directory / "ablation.json").is_file():
+                _show(directory, as_json=as_json)
         raise
     return directory
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import click
 
-from nasctl.errors import unless_full
+from nasctl.errors import EnvironmentProblemError, unless_full
 
 Command = Callable[..., None]
 
@@ -29,6 +30,26 @@ def say(text: str) -> None:
     """A line on stderr, unless it takes no more: its disk may be full, and results go elsewhere."""
     with unless_full():
         click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def shown_if_it_can_be() -> Iterator[None]:
+    """For results of a run that an error ends: why it ends stays what is said, and its exit code,
+    where there is no run yet, or nobody reads them."""
+    try:
+        yield
+    except EnvironmentProblemError:
+        return
+    except BrokenPipeError:
+        unread_stdout()
+
+
+def unread_stdout() -> None:
+    """What is still to be written to a pipe without a reader goes nowhere, and breaks nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 _SUBMITTED: ContextVar[str | None] = ContextVar("_SUBMITTED", default=None)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nasctl.cli_common import command_line, print_json, run_flags, say_places
+from nasctl.cli_common import (
+    command_line,
+    print_json,
+    run_flags,
+    say_places,
+    shown_if_it_can_be,
+)
 from nasctl.errors import InterruptedSearchError
 
 if TYPE_CHECKING:
@@ -144,9 +150,10 @@ def _run(
     except InterruptedSearchError:
         from nasctl.records import RunRecords
 
-        verified = RunRecords(home).verified
-        if verified is not None and verified["status"] == "INTERRUPTED":
-            show_verified(verified, as_json=as_json)
+        with shown_if_it_can_be():
+            verified = RunRecords(home).verified
+            if verified is not None and verified["status"] == "INTERRUPTED":
+                show_verified(verified, as_json=as_json)
         raise
 
 

@@ -67,7 +67,8 @@ class EmptyLedgerError(EnvironmentProblemError):
 
 
 class InterruptedSearchError(NasctlError):
-    """SIGINT (130) or SIGTERM (143): everything finished is kept, the same command continues."""
+    """SIGINT (130), SIGTERM (143) or SIGHUP (129): everything finished is kept, the same command
+    continues."""
 
     def __init__(self, message: str, *, exit_code: int = 130) -> None:
         super().__init__(message)
@@ -76,11 +77,12 @@ class InterruptedSearchError(NasctlError):
 
 @contextlib.contextmanager
 def unless_full() -> Iterator[None]:
-    """For what is said beside the results: that its disk is full is no reason to lose them."""
+    """For what is said beside the results: that its disk is full, its reader or its terminal gone
+    is no reason to lose them."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (*FULL, errno.EPIPE, errno.EIO):
             raise
 
 

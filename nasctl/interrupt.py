@@ -1,5 +1,5 @@
-"""Layer 3: Ctrl-C and SIGTERM: the first stops gracefully, a second Ctrl-C at once, and a second
-SIGTERM changes nothing."""
+"""Layer 3: Ctrl-C, SIGTERM and SIGHUP (a terminal that is gone): the first stops gracefully, a
+second Ctrl-C at once, and a second of the others changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StopRequest:
         announce: says that the first signal was heard; called within the signal handler.
 
     Attributes:
-        exit_code: 0 while nobody asked, else 130 (SIGINT) or 143 (SIGTERM).
+        exit_code: 0 while nobody asked, else 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP).
     """
 
     def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
@@ -47,15 +47,15 @@ class StopRequest:
         """The signal handler."""
         del frame
         again = self.exit_code != 0
-        if again and number == signal.SIGTERM:
+        if again and number != signal.SIGINT:
             return  # whoever asks twice is waiting; what is on its way needs a few seconds
         self.exit_code = 128 + number
-        if again and number == signal.SIGINT:
+        if again:
             # Everything that was shown is in the ledger; nothing has to be saved on the way out.
             os._exit(self.exit_code)
-        # Within a print there may be no other (RuntimeError), or nobody reads what is said: it
-        # stops all the same.
-        with contextlib.suppress(RuntimeError, OSError, ValueError):
+        # Within a print there may be no other (RuntimeError), or nobody reads what is said (Rich
+        # ends the process where a pipe has broken): it stops all the same.
+        with contextlib.suppress(RuntimeError, OSError, ValueError, SystemExit):
             self._announce()
         if self._graceful is None:
             raise KeyboardInterrupt
@@ -64,13 +64,15 @@ class StopRequest:
 
 @contextlib.contextmanager
 def handling_signals(announce: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """Installs the handlers for SIGINT and SIGTERM, and puts the old ones back.
+    """Installs the handlers, and puts the old ones back. What is ignored (`nohup`) stays ignored.
 
     Args:
         announce: see `StopRequest`.
     """
     request = StopRequest(announce)
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {n: signal.signal(n, request.handle) for n in numbers}
     try:
         yield request

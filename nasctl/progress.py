@@ -98,9 +98,9 @@ def make_progress(mode: str = "auto", console: Console | None = None) -> Progres
     if mode == "none":
         return NoProgress()
     if console is None:
-        from rich.console import Console
+        from nasctl.progress_console import standard_error
 
-        console = Console(stderr=True, highlight=False)
+        console = standard_error()
     if mode == "live" or (mode == "auto" and console.is_terminal and not console.is_dumb_terminal):
         return LiveProgress(console)
     return PlainProgress(console)

@@ -96,6 +96,7 @@ def opened(
     }
     with (
         handling_signals(lambda: request.display.phase(STOPPING)) as stop,
+        stops_explained(stop, request.command),
         open_run(
             directory,
             config=request.resolved,
@@ -115,6 +116,10 @@ def opened(
         for name in run.changed_plugins:
             request.display.warning(f"--plugin {name}: {CHANGED}; what follows is of the new code")
         yield run, stop
+
+
+class _AfterTheEndError(InterruptedSearchError):
+    """A signal that came when all results were there."""
 
 
 def carry_out(
@@ -154,8 +159,11 @@ def carry_out(
                     display.phase("writing the report")
                 publish(records)
                 record_artifacts(run, records.sealed())
-            if status == "FINISHED" and stop.exit_code:
-                raise KeyboardInterrupt
+        if status == "FINISHED" and stop.exit_code:
+            rest = "" if tracking.close(3.0) else f"; for MLflow: nasctl sync {directory}"
+            raise _AfterTheEndError(
+                f"stopped; there was nothing left to do{rest}", exit_code=stop.exit_code
+            )
         # An interrupted run sends the rest when it is continued: no word about it now.
         sent = tracking.close(flush_s if status == "FINISHED" else 3.0)
         if not sent and status != "INTERRUPTED" and records.trials():
@@ -165,20 +173,29 @@ def carry_out(
         return records
 
     try:
-        work(tracking)
-        return finish("FINISHED")
+        with stops_explained(stop, request.command):
+            work(tracking)
+            return finish("FINISHED")
+    except _AfterTheEndError:
+        raise
+    except NasctlError as error:
+        stopped = isinstance(error, InterruptedSearchError)
+        # A signal now cuts short what is left to do; why the run ended stays what is said.
+        with contextlib.suppress(KeyboardInterrupt):
+            finish("INTERRUPTED" if stopped else "FAILED")
+        raise
+
+
+@contextlib.contextmanager
+def stops_explained(stop: StopRequest, command: str) -> Iterator[None]:
+    """What a signal raises within, as the end of a run that `command` continues."""
+    try:
+        yield
     except (KeyboardInterrupt, ImportError) as error:
         # Within an import of compiled code a signal becomes an ImportError.
         if isinstance(error, ImportError) and not stop.exit_code:
             raise
-        finish("INTERRUPTED")
-        raise interrupted(stop, request.command) from None
-    except InterruptedSearchError:
-        finish("INTERRUPTED")
-        raise
-    except NasctlError:
-        finish("FAILED")
-        raise
+        raise interrupted(stop, command) from None
 
 
 def interrupted(stop: StopRequest, command: str) -> InterruptedSearchError:

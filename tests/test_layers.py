@@ -39,7 +39,7 @@ HOMES: dict[str, set[str]] = {
     "optuna": {"samplers.optuna_*", "samplers.known_cost.optuna_sampler"},
     "mlflow": {"tracking"},
     "click": {"cli*"},
-    "rich": {"progress"},
+    "rich": {"progress", "progress_console"},
     "matplotlib": {"report"},
     "onnx": {"onnx_runtime", "onnx_int8"},
     "onnxruntime": {"onnx_runtime", "onnx_int8"},

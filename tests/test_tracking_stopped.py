@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from tracking_records import open_fake
 
 from nasctl.outputs import make_tracker
 from nasctl.tracking import Tracker, TrackingSettings
+from nasctl.tracking.store import Store, import_mlflow
 from tests.faults.drive import until
 
 
@@ -49,3 +53,31 @@ def test_sigterm_is_the_driver_s_and_the_outbox_ends_with_it(
 def test_what_is_missing_is_sent_by_a_command_that_names_the_run() -> None:
     tracker = make_tracker(Path("runs/toy"), TrackingSettings(output_dir=Path("runs")), print)
     assert str(tracker._run) == "runs/toy"
+
+
+def test_a_database_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tables take seconds: who is killed meanwhile leaves nothing that stops all others."""
+    path = tmp_path / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_mlflow(timeout_s=5)
+    database = importlib.import_module("mlflow.store.db.utils")
+    seen = []
+
+    def cut_short(engine: Any) -> None:
+        database.InitialBase.metadata.create_all(engine)
+        seen.append(path.exists())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(database, "_initialize_tables", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        Store(f"sqlite:///{path}", "e", tmp_path, timeout_s=5)
+    monkeypatch.undo()
+    assert seen == [False]
+    assert not path.exists()
+    (tmp_path / ".mlflow.db.new").write_bytes(b"what a kill leaves")
+    store = Store(f"sqlite:///{path}", "e", tmp_path, timeout_s=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert [e.name for e in store.client.search_experiments()] == ["e", "Default"]
+    assert not (tmp_path / ".mlflow.db.new").exists()

@@ -138,7 +138,33 @@ def _init_lock(uri: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(path.name + ".lock"), "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        if not path.exists() or not path.stat().st_size:
+            _create_database(path)
         yield
+
+
+def _create_database(path: Path) -> None:
+    """A database with MLflow's tables, whole or not at all.
+
+    They take seconds and are no transaction: of a process that is killed meanwhile a half would be
+    left, which MLflow can neither read nor complete.
+    """
+    database: Any = importlib.import_module("mlflow.store.db.utils")
+    new = path.with_name(f".{path.name}.new")
+    _drop_database(new)
+    engine = database.create_sqlalchemy_engine(f"sqlite:///{new}")
+    try:
+        database._initialize_tables(engine)
+        engine.dispose()
+        os.replace(new, path)
+    finally:
+        engine.dispose()
+        _drop_database(new)
+
+
+def _drop_database(path: Path) -> None:
+    for name in (path.name, f"{path.name}-journal"):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -177,8 +203,7 @@ class Store:
     def __init__(self, uri: str, experiment: str, artifact_root: Path, timeout_s: int) -> None:
         self._mlflow = import_mlflow(timeout_s)
         self.writes = 0  # calls that changed something
-        with warnings.catch_warnings(), _init_lock(uri):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), _init_lock(uri):
             self.client = open_client(uri, timeout_s)
             self.experiment_id = self._experiment(uri, experiment, artifact_root)
 

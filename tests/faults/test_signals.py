@@ -6,13 +6,20 @@ Both executors, with process groups, are in tests/e2e/test_search.py.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import signal
 import subprocess
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nasctl import rundir, search
 from nasctl.history import history_hash
+from nasctl.interrupt import handling_signals
+from nasctl.runflow import RunRequest
 from nasctl.trial import State
 from tests.faults.drive import INLINE, SEARCH, Bench
 
@@ -57,7 +64,8 @@ def test_f14_a_stop_while_the_report_is_written(bench: Bench, delay: float) -> N
     assert process.returncode == 130, said + rest
     assert "stopping: what is finished is kept" in rest
     assert "bug in nasctl" not in rest
-    assert bench.assert_sound().status == "INTERRUPTED"
+    assert "Error: stopped; there was nothing left to do\n" in rest
+    assert bench.assert_sound().status == "FINISHED"
     assert (bench.run_dir / "report.html").exists()
     assert bench.call(*SEARCH, INLINE).code == 0
     assert bench.assert_sound().status == "FINISHED"
@@ -77,3 +85,92 @@ def test_f14_a_second_ctrl_c_ends_at_once_and_loses_nothing(bench: Bench) -> Non
     assert [c.id for c in bench.diagnosis().checks if c.state == "violated"] == ["I4"]
     assert bench.call(*SEARCH, INLINE).code == 0
     bench.assert_sound()
+
+
+def test_f14_a_stop_while_the_run_is_created(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = rundir.write_text
+
+    def interrupted(path: Path, text: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        written(path, text)
+
+    monkeypatch.setattr(rundir, "write_text", interrupted)
+    said = bench.call(*SEARCH, INLINE)
+    assert said.code == 143
+    assert said.error.startswith("Error: stopped; everything finished is kept. To continue: nasctl")
+    monkeypatch.undo()
+    assert bench.call(*SEARCH, INLINE).code == 0
+    bench.assert_sound()
+
+
+def test_f14_a_stop_after_the_end_leaves_the_reason_of_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Untold:
+        """A tracking store that takes long."""
+
+        def start(self) -> None: ...
+        def poke(self) -> None: ...
+        def close(self, flush_seconds: float) -> bool:
+            del flush_seconds
+            os.kill(os.getpid(), signal.SIGTERM)
+            return True
+
+    carry_out = search.carry_out
+
+    def untold(request: RunRequest, *args: Any, **more: Any) -> Any:
+        return carry_out(dataclasses.replace(request, track=lambda _: Untold()), *args, **more)
+
+    monkeypatch.setattr(search, "carry_out", untold)
+    said = bench.call(*SEARCH, INLINE, "evaluator=odd_values", "search.max_failures=2")
+    assert said.code == 3
+    assert "trials in a row failed" in said.error
+    assert bench.diagnosis().status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_f14_a_stop_that_nobody_can_be_told_of(bench: Bench, number: int, code: int) -> None:
+    """`nasctl search ... 2>&1 | tee log`: Ctrl-C ends tee, too, and its pipe."""
+    process = bench.start(*SEARCH, INLINE, "--progress", "plain", FAULT_SECONDS="0.5")
+    bench.wait_for("toy", process, lambda trials: len(trials) > 1)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        pass
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    states = [t.state for t in bench.toy.trials()]
+    assert State.FAILED not in states
+    assert 0 < states.count(State.COMPLETE) < 12
+    assert bench.assert_sound().status == "INTERRUPTED"
+
+
+@pytest.mark.parametrize("mode", ["plain", "live"])
+def test_a_reader_that_has_gone_costs_no_result(bench: Bench, mode: str) -> None:
+    process = bench.start(*SEARCH, INLINE, "--progress", mode, FAULT_SECONDS="0.1")
+    bench.wait_for("toy", process, lambda trials: len(trials) > 1)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.stdout is not None
+    with process.stdout:
+        out = process.stdout.read()
+    assert process.wait(timeout=60) == 0
+    assert "accuracy" in out
+    assert [t.state for t in bench.toy.trials()] == [State.COMPLETE] * 12
+    assert bench.assert_sound().status == "FINISHED"
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handling_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.exit_code == 0
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(KeyboardInterrupt), handling_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.exit_code == 129
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -181,7 +181,7 @@ def _check_free(cluster: Cluster, run: str, output_dir: str) -> None:
 def _show_until_the_end(cluster: Cluster, job: ClusterJob, where: str) -> NoReturn:
     """Results of the job to stdout, everything else to stderr; ends with its exit status."""
     from nasctl.cluster import LostContactError
-    from nasctl.cluster_follow import RESULT, Lines, exit_code, follow, reason
+    from nasctl.cluster_follow import RESULT, SIGNALS, Lines, exit_code, follow, reason
 
     said_why = False
 
@@ -204,7 +204,7 @@ def _show_until_the_end(cluster: Cluster, job: ClusterJob, where: str) -> NoRetu
     lines.close()
     code = exit_code(end)
     if code and not said_why:
-        what = "was stopped" if code in (130, 143) else f"failed: {reason(end)}"
+        what = "was stopped" if code in SIGNALS.values() else f"failed: {reason(end)}"
         say(f"Error: the job {job.id} {what}; the same command continues the run")
     if not code and job.run is not None:
         say(f"folder    nasctl fetch {job.run}{where}")

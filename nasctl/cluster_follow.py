@@ -19,8 +19,8 @@ LOOK_S = 15.0
 """Of silence, after which the cluster is asked whether the job still runs: a connection to a
 machine that is gone says nothing either."""
 LAST_TRIES = 3
-EXIT_CODES = (0, 1, 2, 3, 4, 130, 143)
-SIGNALS = {2: 130, 15: 143}
+EXIT_CODES = (0, 1, 2, 3, 4, 129, 130, 143)
+SIGNALS = {1: 129, 2: 130, 15: 143}
 
 
 class Followed(Protocol):

@@ -164,7 +164,7 @@ def test_without_a_job_no_line_is_left_out() -> None:
     [
         ("SUCCEEDED", 0, 0),
         ("STOPPED", None, 143),
-        *[("FAILED", code, code) for code in (1, 2, 3, 4, 130, 143)],
+        *[("FAILED", code, code) for code in (1, 2, 3, 4, 129, 130, 143)],
         ("FAILED", -15, 143),
         ("FAILED", -2, 130),
         ("FAILED", -9, 4),

@@ -191,7 +191,8 @@ def _remove_torn(directory: Path) -> None:
 def _check_not_lost(ledger: Path) -> None:
     """A new ledger in the place of one that is gone would take the copy's place, too."""
     is_there = ledger.exists() and ledger.stat().st_size
-    if not is_there and (copy := copy_beside(ledger)):
+    is_ours = not ledger.with_name(COPY).is_symlink()  # else it is replaced, never followed
+    if not is_there and is_ours and (copy := copy_beside(ledger)):
         what = "there is nothing in it" if ledger.exists() else "it is gone"
         raise EnvironmentProblemError(
             f"{ledger}: {what}{copy}; put the copy in its place, or begin anew with --fresh"

@@ -133,7 +133,11 @@ def test_f14_a_stop_after_the_end_leaves_the_reason_of_the_end(
 )
 def test_f14_a_stop_that_nobody_can_be_told_of(bench: Bench, number: int, code: int) -> None:
     """`nasctl search ... 2>&1 | tee log`: Ctrl-C ends tee, too, and its pipe."""
-    process = bench.start(*SEARCH, INLINE, "--progress", "plain", FAULT_SECONDS="0.5")
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored, if nohup runs the tests
+    try:
+        process = bench.start(*SEARCH, INLINE, "--progress", "plain", FAULT_SECONDS="0.5")
+    finally:
+        signal.signal(signal.SIGHUP, ours)
     bench.wait_for("toy", process, lambda trials: len(trials) > 1)
     assert process.stdout is not None
     assert process.stderr is not None

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from nasctl.errors import EnvironmentProblemError, unless_full
+from nasctl.errors import EnvironmentProblemError, if_heard
 
 Command = Callable[..., None]
 
@@ -28,7 +28,7 @@ def print_json(value: object) -> None:
 
 def say(text: str) -> None:
     """A line on stderr, unless it takes no more: its disk may be full, and results go elsewhere."""
-    with unless_full():
+    with if_heard():
         click.echo(text, err=True)
 
 
@@ -41,10 +41,10 @@ def shown_if_it_can_be() -> Iterator[None]:
     except EnvironmentProblemError:
         return
     except BrokenPipeError:
-        unread_stdout()
+        silence_stdout()
 
 
-def unread_stdout() -> None:
+def silence_stdout() -> None:
     """What is still to be written to a pipe without a reader goes nowhere, and breaks nothing."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

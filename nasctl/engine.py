@@ -378,8 +378,8 @@ class Engine:
         )
 
     def _count_failures(self, number: int) -> None:
-        failed = failed_in_a_row(self._trials, number)
-        if 0 < self._settings.max_failures <= len(failed):
+        limit = self._settings.max_failures
+        if limit and len(failed := failed_in_a_row(self._trials, number)) >= limit:
             self.fatal = TooManyFailuresError(
                 f"{len(failed)} trials in a row failed; the last one: {failed[-1].error}"
             )

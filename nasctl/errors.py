@@ -76,7 +76,7 @@ class InterruptedSearchError(NasctlError):
 
 
 @contextlib.contextmanager
-def unless_full() -> Iterator[None]:
+def if_heard() -> Iterator[None]:
     """For what is said beside the results: that its disk is full, its reader or its terminal gone
     is no reason to lose them."""
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from nasctl.errors import unless_full
+from nasctl.errors import if_heard
 from nasctl.progress_board import Board, Ended, result_text
 from nasctl.report import text
 from nasctl.trial import Evaluation, State, Trial
@@ -45,7 +45,7 @@ class NoProgress:
     def finished(self, summary: str) -> None: ...
 
     def warning(self, text: str) -> None:
-        with unless_full():  # see `Shown._line`
+        with if_heard():  # see `Shown._line`
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
@@ -76,7 +76,7 @@ class Shown(NoProgress):
 
         None where standard error takes no more (its disk is full): no reason to lose the results.
         """
-        with unless_full():
+        with if_heard():
             self._console.print(line, style=style, markup=False, soft_wrap=True)
 
     def warning(self, text: str) -> None:

@@ -287,7 +287,7 @@ def narrow_family() -> Family:
 
 
 def test_a_narrow_part_of_a_large_space_is_searched_from_what_was_found(tmp_path: Path) -> None:
-    """4,375 networks have 6 params and fewer, one configuration in 230,000."""
+    """799 networks have 6 params and fewer, one configuration in 1.25 million."""
     common = {"family": narrow_family(), "constraints": {"params": 6.0}, "trials": 30}
     whole = make_engine(tmp_path / "a.sqlite", **common)
     run(whole)

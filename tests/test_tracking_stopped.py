@@ -20,7 +20,7 @@ from tracking_records import open_fake
 
 from nasctl.outputs import make_tracker
 from nasctl.tracking import Tracker, TrackingSettings
-from nasctl.tracking.store import Store, import_mlflow
+from nasctl.tracking.store import Store, import_mlflow, sqlite_path
 from tests.faults.drive import until
 
 
@@ -81,3 +81,23 @@ def test_a_database_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mo
         warnings.simplefilter("ignore")
         assert [e.name for e in store.client.search_experiments()] == ["e", "Default"]
     assert not (tmp_path / ".mlflow.db.new").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("sqlite:////data/m.db", "/data/m.db"),
+        ("sqlite:///m.db?timeout=5", "m.db"),
+        ("sqlite:///:memory:", None),
+        ("sqlite://", None),
+        ("sqlite:///file:m.db?uri=true", None),
+        ("postgresql://host/m", None),
+    ],
+)
+def test_which_file_an_address_names(uri: str, path: str | None) -> None:
+    assert sqlite_path(uri) == (None if path is None else Path(path))
+
+
+def test_a_database_with_options_is_made_where_it_is_opened(tmp_path: Path) -> None:
+    Store(f"sqlite:///{tmp_path}/m.db?timeout=5", "e", tmp_path, timeout_s=5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.db", "m.db.lock"]

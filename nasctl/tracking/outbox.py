@@ -138,11 +138,8 @@ def _find(reference: str) -> Callable[..., Any]:
 
 def main() -> None:
     """Entry point of `python -m nasctl.tracking.outbox`; the first line says what to do."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # the driver's to answer; we end with it
+    # The driver's to answer; we end with it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see `Tracker`
     os.nice(19)

@@ -182,9 +182,12 @@ def _postgres_lock(uri: str) -> Iterator[None]:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file behind a `sqlite:///` address, else None."""
+    """The file behind a `sqlite:///` address without its options; None for what is no such address,
+    or names no file in the usual way (`:memory:`, `file:...`)."""
     prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+    name = uri.removeprefix(prefix).partition("?")[0]
+    is_file = uri.startswith(prefix) and name and not name.startswith((":memory:", "file:"))
+    return Path(name) if is_file else None
 
 
 class Store:

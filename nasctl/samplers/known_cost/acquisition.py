@@ -284,7 +284,7 @@ def repeat_gains(
 def possible_members(
     scores: Array, costs: Array, *, doubt: float, among: Flags, final: Flags
 ) -> Iterator[int]:
-    """Positions of results that may be on the front: its members first, then the best of the rest.
+    """Positions of results that may be on the front: its members first, then all, the best first.
 
     Args:
         scores: what is believed, (n,).

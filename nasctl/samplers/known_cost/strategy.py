@@ -387,7 +387,7 @@ class KnownCostStrategy:
             kept.setdefault(self._results[index[at]].network, index[at])
             if len(kept) == POINTS:
                 break
-        return [*kept.values()]
+        return list(kept.values())
 
     def _relatives(self, number: int, trained: Sequence[int], taken: set[str]) -> list[Candidate]:
         """Feasible relatives of the believed front that are neither trained nor in the pool."""

@@ -53,9 +53,9 @@ class StopRequest:
         if again:
             # Everything that was shown is in the ledger; nothing has to be saved on the way out.
             os._exit(self.exit_code)
-        # Within a print there may be no other (RuntimeError), or nobody reads what is said (Rich
-        # ends the process where a pipe has broken): it stops all the same.
-        with contextlib.suppress(RuntimeError, OSError, ValueError, SystemExit):
+        # Within a print there may be no other (RuntimeError), or nobody reads what is said: it
+        # stops all the same.
+        with contextlib.suppress(RuntimeError, OSError, ValueError):
             self._announce()
         if self._graceful is None:
             raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -36,8 +35,8 @@ def unknown_objectives(context: SamplerContext) -> list[str]:
         return list(objectives)
     rng = random.Random(context.seed)
     drawn = (context.space.sample(rng) for _ in range(PROBES))
-    every = context.space.enumerate() if context.space.count() <= ENUMERATED else ()
-    for choices in itertools.chain(drawn, every):
+    is_small = context.space.count() <= ENUMERATED
+    for choices in context.space.enumerate() if is_small else drawn:
         known = context.price(choices)
         if known is not None:
             return [m for m in objectives if m not in known.costs]

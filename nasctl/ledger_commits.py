@@ -146,6 +146,8 @@ class Commits:
         """Inside, calls are committed in groups as long as they follow each other fast; the rest at
         the end, whatever ends it."""
         self._is_grouping = True
+        # The first calls are told at once: it may be long until there is another that tells them.
+        self._alone_until = self._clock() + SLOW_S
         over = threading.Event()
         other = threading.Thread(target=self._commit_late, args=(over,), daemon=True)
         other.start()

@@ -338,3 +338,15 @@ def test_what_waits_while_the_other_thread_commits_is_told(notes: Notes) -> None
         thread.join()
     assert seen == ["c, of -abc", "later"]
     assert notes.undone == 0
+
+
+def test_the_first_calls_are_told_at_once_however_fast_they_come(notes: Notes) -> None:
+    """A training may follow them that takes an hour, with nobody to tell of its begin."""
+    seen: list[str] = []
+    for text in "ab":
+        notes.now += 0.8 * SLOW_S
+        notes.write(text)
+    with notes.commits.grouped():
+        notes.write("c")
+        notes.commits.after_commit(lambda: seen.append(notes.durable))
+        assert seen == ["-abc"]

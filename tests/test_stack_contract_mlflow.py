@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nasctl.tracking.store import import_mlflow
+from nasctl.tracking.client import import_mlflow
 
 
 @pytest.fixture(scope="module")

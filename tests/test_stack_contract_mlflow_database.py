@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nasctl.tracking.store import import_mlflow, open_client
+from nasctl.tracking.client import import_mlflow, open_client
 from tests.e2e.servers import free_port
 
 

@@ -11,7 +11,7 @@ import pytest
 from nasctl.outputs import tracking_settings
 from nasctl.tracking import TrackingSettings, ui_command
 from nasctl.tracking.address import VARIABLE, default_uri, password_problem
-from nasctl.tracking.store import _init_lock
+from nasctl.tracking.client import creating_tables
 from nasctl.tracking.text import has_password, redact
 from tests.e2e.servers import free_port
 from tests.faults.drive import INLINE, SEARCH, TOY, Bench
@@ -173,6 +173,6 @@ def _i7(bench: Bench, environment: Mapping[str, str]) -> str:
 def test_a_database_that_is_not_there_is_left_to_mlflow(driver: str) -> None:
     """The lock for creating tables must not hide, or put in other words, what MLflow says."""
     entered = []
-    with _init_lock(f"postgresql+{driver}://nobody@127.0.0.1:1/nothing"):
+    with creating_tables(f"postgresql+{driver}://nobody@127.0.0.1:1/nothing"):
         entered.append(driver)
     assert entered

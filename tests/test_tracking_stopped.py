@@ -20,7 +20,8 @@ from tracking_records import open_fake
 
 from nasctl.outputs import make_tracker
 from nasctl.tracking import Tracker, TrackingSettings
-from nasctl.tracking.store import Store, import_mlflow, sqlite_path
+from nasctl.tracking.client import import_mlflow, sqlite_path
+from nasctl.tracking.store import Store
 from tests.faults.drive import until
 
 

@@ -7,8 +7,8 @@ import sqlite3
 import warnings
 from pathlib import Path
 
+from nasctl.tracking.client import open_client, sqlite_path
 from nasctl.tracking.project import TrackingSettings, explain
-from nasctl.tracking.store import open_client, sqlite_path
 
 _QUERY = """
 SELECT tags.value, runs.status FROM tags

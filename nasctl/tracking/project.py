@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from nasctl.fields import canonical_json
 from nasctl.tracking.address import VARIABLE, check_uri
+from nasctl.tracking.client import sqlite_path
 from nasctl.tracking.models import LAYOUT, LoggedModel, ModelFile, log_missing
-from nasctl.tracking.store import GoneError, ProjectionState, Store, sqlite_path
+from nasctl.tracking.store import GoneError, ProjectionState, Store
 from nasctl.tracking.text import has_password, redact
 from nasctl.tracking.view import RunRecords, RunView, view_run
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from nasctl.tracking.client import ENVIRONMENT, sqlite_path
 from nasctl.tracking.project import TrackingSettings
-from nasctl.tracking.store import ENVIRONMENT, sqlite_path
 from nasctl.tracking.text import VIEW_KEY
 
 

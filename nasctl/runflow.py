@@ -159,13 +159,18 @@ def carry_out(
                     display.phase("writing the report")
                 publish(records)
                 record_artifacts(run, records.sealed())
+        try:
+            sent = tracking.close(flush_s if status == "FINISHED" and not stop.exit_code else 3.0)
+        except KeyboardInterrupt:
+            if status != "FINISHED":
+                raise
+            sent = False
         if status == "FINISHED" and stop.exit_code:
-            rest = "" if tracking.close(3.0) else f"; for MLflow: nasctl sync {directory}"
+            rest = "" if sent else f"; for MLflow: nasctl sync {directory}"
             raise _AfterTheEndError(
                 f"stopped; there was nothing left to do{rest}", exit_code=stop.exit_code
             )
         # An interrupted run sends the rest when it is continued: no word about it now.
-        sent = tracking.close(flush_s if status == "FINISHED" else 3.0)
         if not sent and status != "INTERRUPTED" and records.trials():
             display.warning(
                 f"not everything reached the tracking store; later: nasctl sync {directory}"

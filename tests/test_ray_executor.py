@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nasctl.errors import ConfigError, EnvironmentProblemError
+from nasctl.executors import ray
 from nasctl.executors.attempt import Attempt
 from nasctl.executors.ray import RayExecutor
 from nasctl.executors.reaper import children, reaper
@@ -207,6 +208,21 @@ def test_a_cluster_that_dies_is_an_environment_problem_and_work_is_released(
     assert output.decode().startswith("Ray's gcs_server died; every finished trial is kept")
     assert process.returncode == 4
     assert (tmp_path / "outcomes").read_text() == "0 1 RELEASED None\n1 1 RELEASED None"
+
+
+def test_what_a_stop_keeps_from_starting_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = RecordingEngine(["fine"])
+
+    def interrupted(*_: object, **__: object) -> None:
+        engine.stop_requested = stops
+        raise RuntimeError("the node did not start")
+
+    monkeypatch.setattr(ray, "start_here", interrupted)
+    for stops in (True, False):
+        problem = pytest.raises(EnvironmentProblemError, match=r"^Ray does not start: the node")
+        with nullcontext() if stops else problem:
+            RayExecutor(workers=1).run(engine, ScriptedJob())
+    assert engine.calls == []
 
 
 def test_no_process_outlives_a_killed_driver_and_its_folder_goes_with_the_next_run(

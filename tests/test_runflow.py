@@ -31,18 +31,25 @@ class Untracked:
 
 
 def carry(
-    directory: Path, error: Exception, signal: int, warn: Callable[[str], None] = print
+    directory: Path,
+    error: Exception | None,
+    signal: int,
+    warn: Callable[[str], None] = print,
+    *,
+    stop: StopRequest | None = None,
+    tracking: Untracked | None = None,
 ) -> None:
     """A run whose work ends so, after a signal (0: there was none)."""
-    stop = StopRequest()
+    stop = stop or StopRequest()
 
     def work(tracking: object) -> None:
         stop.exit_code = signal
-        raise error
+        if error is not None:
+            raise error
 
     request: Any = SimpleNamespace(
         display=SimpleNamespace(phase=print, warning=warn),
-        track=lambda _: Untracked(),
+        track=lambda _: tracking or Untracked(),
         command="nasctl search x",
     )
     with open_run(
@@ -65,6 +72,22 @@ def test_a_signal_within_an_import_is_an_interrupt(tmp_path: Path) -> None:
     assert RunRecords(tmp_path / "a").status == "INTERRUPTED"
     with pytest.raises(ImportError):
         carry(tmp_path / "b", error, 0)
+
+
+def test_a_signal_while_the_rest_is_sent_leaves_a_finished_run(tmp_path: Path) -> None:
+    stop = StopRequest()
+
+    class Slow(Untracked):
+        def close(self, flush_seconds: float) -> bool:
+            stop.handle(signal.SIGTERM, None)
+            raise AssertionError("unreachable")
+
+    with pytest.raises(InterruptedSearchError) as caught:
+        carry(tmp_path / "a", None, 0, stop=stop, tracking=Slow())
+    assert caught.value.exit_code == 143
+    rest = f"for MLflow: nasctl sync {tmp_path / 'a'}"
+    assert str(caught.value) == f"stopped; there was nothing left to do; {rest}"
+    assert RunRecords(tmp_path / "a").status == "FINISHED"
 
 
 def test_where_nothing_was_trained_the_tracking_store_lacks_nothing(tmp_path: Path) -> None:

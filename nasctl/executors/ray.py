@@ -159,7 +159,15 @@ class RayExecutor:
 
     def run(self, engine: EngineLike, job: Job) -> None:
         """See `Executor.run`. Takes a few seconds to start; handlers of signals stay in force."""
-        with silenced("ray"), self._cluster(object_bytes=_buffer_bytes(job.payload)) as folder:
+        with contextlib.ExitStack() as cluster:
+            cluster.enter_context(silenced("ray"))
+            starting = self._cluster(object_bytes=_buffer_bytes(job.payload))
+            try:
+                folder = cluster.enter_context(starting)
+            except EnvironmentProblemError:
+                if not engine.stop_requested:
+                    raise
+                return  # what stopped the search may have stopped what was starting, too
             if engine.stop_requested:
                 return
             from nasctl.executors.ray_tune import Flights

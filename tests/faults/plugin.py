@@ -129,6 +129,16 @@ def mortal(architecture: Architecture, *, budget: int, seed: int) -> dict[str, f
     return chance(architecture, budget=budget, seed=seed)
 
 
+def drawn(architecture: Architecture, *, budget: int, seed: int) -> Iterator[dict[str, float]]:
+    """A learning curve of any network, with noise; one network in twelve cannot be trained."""
+    own = int(architecture.id[:6], 16) / 2**24
+    noise = (int(architecture.id[6:8], 16) * 37 + seed * 101) % 64 / 64
+    for epoch in range(1, budget + 1):
+        if epoch == 2 and int(architecture.id[8:12], 16) % 12 == 0:
+            raise ValueError("no such network")
+        yield {"accuracy": (0.4 + 0.5 * own + 0.02 * noise) * (1 - 0.6**epoch)}
+
+
 def percent(architecture: Architecture, *, budget: int, seed: int) -> dict[str, float]:
     return {"accuracy": 100 * accuracy(architecture, seed)}
 
@@ -148,6 +158,7 @@ EVALUATORS = {
     "odd_values": odd_values,
     "chance": chance,
     "mortal": mortal,
+    "drawn": drawn,
     "percent": percent,
     "full_disk": full_disk,
 }

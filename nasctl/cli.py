@@ -45,7 +45,18 @@ if TYPE_CHECKING:
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=_CONTEXT)
+class _Commands(click.Group):
+    """With a word for those who look for a command that is not needed."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in ("resume", "continue"):
+            ctx.fail(f"No such command {args[0]!r}. The command that began a run continues it.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT)
 @click.version_option(package_name="nasctl", message="nasctl %(version)s")
 def cli() -> None:
     """Neural architecture search with evidence: which network should I ship to this device? And

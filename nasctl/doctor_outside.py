@@ -78,9 +78,9 @@ def artifacts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             yield f"{name} is not in the run's folder"
         elif not path.is_file():
-            yield f"{name} is missing"
+            yield f"{name} is missing; {_remedy(patient, name)}"
         elif sha256(path) != digest:
-            yield f"{name} is not what was written"
+            yield f"{name} is not what was written; {_remedy(patient, name)}"
         count += 1
     has_report = not patient.records.is_verification  # it is a section in that of its search
     if ended and has_report and patient.records.finished and patient.records.trials():
@@ -91,6 +91,12 @@ def artifacts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     if not count:
         raise NotCheckedError("nothing is noted yet: it is when a search ends")
     remark(f"{count} files")
+
+
+def _remedy(patient: Patient, name: str) -> str:
+    if name.endswith(".safetensors"):
+        return "only a copy of it helps"
+    return f"run the same command again: {patient.records.command}"
 
 
 def tracked(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:

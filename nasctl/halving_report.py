@@ -95,11 +95,11 @@ def halving_lines(found: Mapping[str, Any] | None) -> list[str]:
         return []
     trained, saved = found["epochs"], found["epochs_saved"]
     part = saved / max(trained + saved, 1e-9)
-    gain = f"{part:.0%} of the epochs saved"
-    if saved < 0:  # cool-downs cost more than what few stops save
-        gain = f"{-part:.0%} more epochs than without"
+    gain = f", {part:.0%} of the epochs saved"
+    if saved < 0:  # of few stops
+        gain = f"; with their cool-downs, trainings took {-part:.0%} more epochs than without"
     n = found["stopped"]
-    lines = [f"{n} {'trial' if n == 1 else 'trials'} stopped early, {gain}"]
+    lines = [f"{n} {'trial' if n == 1 else 'trials'} stopped early{gain}"]
     for rung in found["rungs"]:
         if is_silent(rung):
             lines.append(f"rung {rung['epochs']}: {SILENT}")

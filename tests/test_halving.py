@@ -339,7 +339,9 @@ def test_cool_downs_are_counted(tmp_path: Path) -> None:
     assert found["epochs"] == pytest.approx(9 + 0.3 * 4)
     assert found["epochs_saved"] == pytest.approx(-0.3 * 4)
     assert found["controls"]["wrongly_stopped"] is None
-    assert halving_lines(found)[0] == "0 trials stopped early, 13% more epochs than without"
+    assert halving_lines(found)[0] == (
+        "0 trials stopped early; with their cool-downs, trainings took 13% more epochs than without"
+    )
 
 
 def test_the_cooled_down_value_decides_where_there_is_one(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from nasctl.cli import cli
 
 CODE = """
 import atexit, os, sys, threading, time
@@ -110,3 +113,13 @@ def test_a_full_disk_behind_stdout_is_one_line_and_4(arguments: str, unbuffered:
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("Error: stdout: No space left on device")
+
+
+@pytest.mark.parametrize("name", ["resume", "continue"])
+def test_who_looks_for_a_way_to_continue_is_told(name: str) -> None:
+    done = CliRunner().invoke(cli, [name, "runs/x"])
+    assert done.exit_code == 2
+    ours = f"No such command '{name}'. The command that began a run continues it."
+    assert done.stderr.endswith(f"Error: {ours}\n")
+    typo = CliRunner().invoke(cli, ["serch"])
+    assert (typo.exit_code, "'search'" in typo.stderr) == (2, True)

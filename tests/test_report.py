@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nasctl.arch import Architecture, Opaque
-from nasctl.errors import EnvironmentProblemError
+from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.report import RunView, draw_report, render_html, text, write_report
 from nasctl.report import write as report
 from nasctl.report.network import colours, drawing, settings, silhouette
@@ -320,6 +320,18 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(EnvironmentProblemError, match="No space left on device"):
         write_report(sample.view(9), tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == old
+
+
+def test_a_report_is_html_or_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.pdf").mkdir()
+    for target in (tmp_path / "file", tmp_path / "x.pdf", Path(os.devnull)):
+        with pytest.raises(ConfigError, match=r"expected FILE\.html or a folder$") as caught:
+            write_report(sample.view(1), target)
+        assert str(caught.value).startswith(f"report: {target}: it is HTML, with PNG, CSV")
+    assert not (tmp_path / "x.pdf").exists()
+    for target in (tmp_path / "folder.pdf", tmp_path / "out.v2"):
+        assert write_report(sample.view(1), target)[0] == target / "report.html"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -174,6 +174,11 @@ def _weights(records: RunRecords, arch_id: str) -> Path:
     kept = sorted({t.arch_id for t in trained if records.weights(t.arch_id) is not None})
     shown = ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else "")
     hint = f"; those of {shown} are there" if kept else ""
+    if any(name.startswith(f"weights/{arch_id}-s") for name in records.meta("artifacts") or {}):
+        raise EnvironmentProblemError(
+            f"{records.directory}: the weights of {arch_id} are gone; only a copy of them "
+            f"helps{hint}"
+        )
     raise EnvironmentProblemError(
         f"{records.directory}: the weights of {arch_id} were not kept: its training did not end, "
         f"or nothing was trained{hint}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from nasctl.errors import EnvironmentProblemError
+from nasctl.errors import ConfigError, EnvironmentProblemError
 from nasctl.report.files import front_png, markdown, trials_csv
 from nasctl.report.page import page
 from nasctl.report.view import BlockCosts, BlockRow, Member, RunView
@@ -22,6 +22,8 @@ __all__ = [
     "render_html",
     "write_report",
 ]
+
+OTHER_FILES = {".pdf", ".png", ".svg", ".csv", ".md", ".txt", ".json", ".xml", ".docx", ".xlsx"}
 
 
 def render_html(view: RunView) -> str:
@@ -92,9 +94,20 @@ def draw_report(view: RunView, target: Path) -> dict[Path, bytes]:
 
 
 def page_path(target: Path) -> Path:
-    """The HTML file that a target names: itself, or `report.html` in a folder."""
+    """The HTML file that a target names: itself, or `report.html` in a folder.
+
+    Raises:
+        ConfigError: it is another kind of file, or would be by its name.
+    """
     target = Path(target)
-    return target if target.suffix in {".html", ".htm"} else target / "report.html"
+    if target.suffix in {".html", ".htm"}:
+        return target
+    if not target.is_dir() and (target.exists() or target.suffix in OTHER_FILES):
+        raise ConfigError(
+            f"report: {target}: it is HTML, with PNG, CSV and Markdown beside it; expected "
+            "FILE.html or a folder"
+        )
+    return target / "report.html"
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:

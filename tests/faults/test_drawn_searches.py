@@ -29,7 +29,7 @@ from nasctl.trial import Outcome, State, Work
 from tests.faults.drive import PLUGIN, Bench
 
 CASES = 40
-SAMPLE = 10
+SAMPLE = 6
 """Of the cases, those that CI tries."""
 DEATHS = 2
 SAMPLERS = {

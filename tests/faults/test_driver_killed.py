@@ -94,6 +94,7 @@ def test_f3_inline(bench: Bench, calm: Calm, moment: int) -> None:
     assert done_twice <= 2 + len([t for t in bench.toy.trials() if t.attempts > 1]), log
 
 
+@pytest.mark.slow  # two of the drawn searches fail, too, where this one does
 def test_f3_inline_with_the_default_sampler_in_a_large_space(bench: Bench) -> None:
     """Its candidates are relatives of the front, which come back from the ledger."""
     arguments = (

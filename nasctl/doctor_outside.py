@@ -70,18 +70,20 @@ def artifacts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     """I6: weights always, the rest when nobody can be writing it."""
     noted: dict[str, str] = patient.records.meta("artifacts") or {}
     ended = patient.driver is None and patient.records.status != "RUNNING"
-    count = 0
+    count, replaceable = 0, False
     for name, digest in noted.items():
         if not (ended or name.startswith("weights/")):
             continue
         path = patient.directory / name
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             yield f"{name} is not in the run's folder"
-        elif not path.is_file():
-            yield f"{name} is missing; {_remedy(patient, name)}"
-        elif sha256(path) != digest:
-            yield f"{name} is not what was written; {_remedy(patient, name)}"
+        elif (lost := not path.is_file()) or sha256(path) != digest:
+            finding = f"{name} is {'missing' if lost else 'not what was written'}"
+            yield f"{finding}; only a copy of it helps" if _is_weights(name) else finding
+            replaceable |= not _is_weights(name)
         count += 1
+    if replaceable:
+        yield f"to write it again, the same command: {patient.records.command}"
     has_report = not patient.records.is_verification  # it is a section in that of its search
     if ended and has_report and patient.records.finished and patient.records.trials():
         for name in REPORTS:
@@ -93,10 +95,8 @@ def artifacts(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:
     remark(f"{count} files")
 
 
-def _remedy(patient: Patient, name: str) -> str:
-    if name.endswith(".safetensors"):
-        return "only a copy of it helps"
-    return f"run the same command again: {patient.records.command}"
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
 
 
 def tracked(patient: Patient, remark: Callable[[str], None]) -> Iterator[str]:

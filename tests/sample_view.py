@@ -348,3 +348,13 @@ def plugin() -> RunView:
         latency=None,
         block_costs=None,
     )
+
+
+VIEWS = {
+    "normal": view,
+    "no latency": lambda: view(latency=False),
+    "one trial": lambda: view(1),
+    "empty": empty,
+    "plugin": plugin,
+    "hostile": hostile,
+}

@@ -20,7 +20,7 @@ from nasctl.export.parity import Parity, compare, spread
 from nasctl.files import replacing, temporary_folder
 from nasctl.kept_files import VERIFIED_JSON, named_weights, verified_training
 from nasctl.records import RunRecords
-from nasctl.trial import EXACT_METRICS, Trial
+from nasctl.trial import EXACT_METRICS, State, Trial
 from nasctl.weights import load_weights
 
 if TYPE_CHECKING:
@@ -174,7 +174,9 @@ def _weights(records: RunRecords, arch_id: str) -> Path:
     kept = sorted({t.arch_id for t in trained if records.weights(t.arch_id) is not None})
     shown = ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else "")
     hint = f"; those of {shown} are there" if kept else ""
-    if any(name.startswith(f"weights/{arch_id}-s") for name in records.meta("artifacts") or {}):
+    noted = any(name.startswith(f"weights/{arch_id}-s") for name in records.meta("artifacts") or {})
+    ended = any(t.arch_id == arch_id and t.state is State.COMPLETE for t in trained)
+    if noted or (kept and ended):
         raise EnvironmentProblemError(
             f"{records.directory}: the weights of {arch_id} are gone; only a copy of them "
             f"helps{hint}"

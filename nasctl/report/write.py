@@ -100,9 +100,10 @@ def page_path(target: Path) -> Path:
         ConfigError: it is another kind of file, or would be by its name.
     """
     target = Path(target)
-    if target.suffix in {".html", ".htm"}:
+    suffix = target.suffix.lower()
+    if suffix in {".html", ".htm"}:
         return target
-    if not target.is_dir() and (target.exists() or target.suffix in OTHER_FILES):
+    if not target.is_dir() and (target.exists() or suffix in OTHER_FILES):
         raise ConfigError(
             f"report: {target}: it is HTML, with PNG, CSV and Markdown beside it; expected "
             "FILE.html or a folder"
